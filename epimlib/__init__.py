@@ -1,0 +1,13 @@
+"""epimlib: epitomes, their quantization and their cost on processing-in-memory crossbars.
+
+Importing the package imports neither torch nor timm.
+"""
+
+from epimlib.design import Design
+from epimlib.pim.hardware import Hardware
+from epimlib.pim.mapping import map_crossbars
+from epimlib.plan import EpitomeSpec, Plan
+from epimlib.workload import Workload
+
+__all__ = ["Design", "EpitomeSpec", "Hardware", "Plan", "Workload", "map_crossbars"]
+__version__ = "0.1.0"

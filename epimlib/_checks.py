@@ -1,0 +1,89 @@
+"""Checks of arguments and files that every module shares: one clear sentence for each mistake."""
+
+import contextlib
+import difflib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def positive(name: str, value: Any, minimum: int = 1) -> int:
+    """Return ``value`` as an int, or raise if it is not a whole number of at least ``minimum``."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be a whole number, got {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
+    return value.__index__()
+
+
+def integers(name: str, value: Any, length: int, minimum: int = 1) -> tuple[int, ...]:
+    """Return ``value`` as a tuple of ``length`` ints; one int stands for a pair of equal ones."""
+    if length == 2 and hasattr(value, "__index__"):
+        value = (value, value)
+    if isinstance(value, str | Mapping) or not isinstance(value, Iterable) or len(tuple(value)) != length:
+        raise ValueError(f"{name} must be {length} whole numbers, got {value!r}")
+    return tuple(positive(name, v, minimum) for v in value)
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """Return the tail of an error sentence: the nearest allowed name, or all of them."""
+    allowed = list(allowed)
+    close = difflib.get_close_matches(str(name), allowed, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(allowed))}"
+
+
+def one_of(name: str, value: Any, allowed: Iterable[Any]) -> Any:
+    """Return ``value``, or raise naming what is allowed."""
+    allowed = list(allowed)
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+    return value
+
+
+def keys(what: str, data: Any, required: Iterable[str], optional: Iterable[str] = ()) -> Mapping[str, Any]:
+    """Return ``data`` if it is a mapping with exactly these keys, or raise naming the first wrong one."""
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{what} must be a mapping, got {type(data).__name__}")
+    required, optional = list(required), list(optional)
+    for key in data:
+        if key not in required and key not in optional:
+            raise ValueError(f"unknown key {key!r} in {what}; {nearest(key, required + optional)}")
+    missing = [key for key in required if key not in data]
+    if missing:
+        raise ValueError(f"{what} lacks {', '.join(map(repr, missing))}")
+    return data
+
+
+def read_json(path: str | Path, what: str) -> Any:
+    """Return the content of a JSON file; a missing, truncated or foreign file is one clear sentence."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no {what} at {path}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a readable {what}: {error}") from error
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file whole or not at all: a temporary neighbour is renamed into place."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)  # mkstemp makes it private
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def write_json(path: str | Path, data: Any) -> None:
+    """Write ``data`` as JSON, whole or not at all."""
+    write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")

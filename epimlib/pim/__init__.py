@@ -1,0 +1,1 @@
+"""The processing-in-memory model: hardware, mapping, cost and datapath."""

@@ -1,0 +1,161 @@
+"""How many crossbars a network needs.
+
+A layer's weight is a matrix of ``C_in * k_h * k_w`` word lines by ``C_out`` logical columns; an epitome is mapped
+by its own matrix, not by the weight that is sampled from it. The matrix is cut into *blocks* of the size of one
+crossbar. Every weight is cut into *bit slices* of as many bits as a cell stores, each on a crossbar of its own,
+and with polarity 2 every slice takes a pair of crossbars::
+
+    crossbars = blocks * slices * polarity
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from epimlib._checks import nearest, positive
+from epimlib.design import Design
+from epimlib.pim.hardware import Crossbar, Hardware
+from epimlib.plan import EpitomeSpec
+from epimlib.workload import Layer, Workload
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class LayerMapping:
+    """Where the matrix of one layer lies. A grouped convolution has one such matrix per group."""
+
+    name: str
+    rows: int
+    """Word lines that the matrix needs (of one group)."""
+    cols: int
+    """Logical columns that the matrix needs (of one group)."""
+    groups: int
+    blocks: int
+    """Crossbar-sized blocks of the matrix, all groups together."""
+    slices: int
+    """Bit slices of a weight."""
+    polarity: int
+    crossbar_cells: int
+
+    @property
+    def crossbars(self) -> int:
+        """Crossbars: ``blocks * slices * polarity``."""
+        return self.blocks * self.slices * self.polarity
+
+    @property
+    def utilization(self) -> float:
+        """Share of the cells of these crossbars that hold a part of a weight."""
+        return self.groups * self.rows * self.cols / (self.blocks * self.crossbar_cells)
+
+
+@dataclass(frozen=True)
+class NetworkMapping:
+    """The crossbars of a network: every layer with a weight is counted, and nothing else."""
+
+    workload: str
+    layers: tuple[LayerMapping, ...]
+
+    @property
+    def crossbars(self) -> int:
+        """Crossbars of all layers."""
+        return sum(layer.crossbars for layer in self.layers)
+
+    @property
+    def blocks(self) -> int:
+        """Crossbar-sized blocks of all layers: the crossbars that one bit slice of one sign would need."""
+        return sum(layer.blocks for layer in self.layers)
+
+    @property
+    def utilization(self) -> float:
+        """Share of all cells that hold a part of a weight."""
+        return sum(layer.utilization * layer.crossbars for layer in self.layers) / self.crossbars
+
+    def by_layer(self) -> "pd.DataFrame":
+        """Return one row per layer."""
+        import pandas as pd
+
+        rows = [
+            (layer.name, layer.rows, layer.cols, layer.blocks, layer.slices, layer.crossbars, layer.utilization)
+            for layer in self.layers
+        ]
+        names = ["layer", "word lines", "logical columns", "blocks", "bit slices", "crossbars", "utilization"]
+        return pd.DataFrame(rows, columns=names).set_index("layer")
+
+    def __str__(self) -> str:
+        total = f"{self.workload}: {self.crossbars:,} crossbars in {self.blocks:,} blocks"
+        return f"{total}, {self.utilization:.1%} of the cells in use\n{self.by_layer().to_string()}"
+
+    def _repr_html_(self) -> str:
+        return self.by_layer().to_html(float_format="{:.3f}".format)
+
+
+def map_crossbars(
+    workload: Workload,
+    hardware: Hardware,
+    design: Mapping[str, EpitomeSpec] | None = None,
+    bits: int | Mapping[str, int] = 32,
+) -> NetworkMapping:
+    """Map a network onto crossbars.
+
+    Args:
+        workload: the network. Its head counts as it is; ``workload.with_classes(256)`` gives the convention in
+            which a head fits one column block.
+        hardware: crossbar size, bits per cell, polarity and packing are read.
+        design: epitomes by layer name; layers that it does not name are dense.
+        bits: of a weight, sign included; one number, or one for each layer by name.
+
+    Raises:
+        ValueError: if the design does not fit the workload, a layer has no bits, the bits leave nothing besides the
+            sign, or a crossbar is smaller than one channel's window.
+    """
+    design = Design(design).check(workload)
+    if isinstance(bits, Mapping):
+        names = [layer.name for layer in workload.weighted]
+        for name in bits:
+            if name not in names:
+                raise ValueError(f"bits name layer {name!r}, which {workload.name!r} lacks; {nearest(name, names)}")
+        missing = [name for name in names if name not in bits]
+        if missing:
+            raise ValueError(f"bits lack layer {missing[0]!r} (and {len(missing) - 1} more)")
+    layers = []
+    for layer in workload.weighted:
+        layer_bits = bits[layer.name] if isinstance(bits, Mapping) else bits
+        slices = bit_slices(layer_bits, hardware.crossbar)
+        layers.append(map_layer(layer, design.get(layer.name), hardware.crossbar, slices))
+    return NetworkMapping(workload.name, tuple(layers))
+
+
+def bit_slices(bits: int, crossbar: Crossbar) -> int:
+    """Return the bit slices of a weight; with polarity 2 the sign is not stored in a cell."""
+    stored = positive("bits", bits) - (crossbar.polarity == 2)
+    if stored < 1:
+        raise ValueError(f"bits must be at least 2 with crossbar.polarity 2, which keeps the sign apart, got {bits}")
+    return math.ceil(stored / crossbar.cell_bits)
+
+
+def map_layer(layer: Layer, spec: EpitomeSpec | None, crossbar: Crossbar, slices: int) -> LayerMapping:
+    """Map one layer, dense (``spec`` None) or as an epitome."""
+    out, inp, *window = spec.epitome if spec else layer.weight_shape
+    groups = 1 if spec else layer.groups
+    area = math.prod(window)
+    rows, cols = inp * area, out // groups
+    if crossbar.packing == "channel":
+        channels = crossbar.rows // area
+        if channels == 0:
+            raise ValueError(
+                f"crossbar.rows must hold the {area} rows of one channel of {layer.name!r}, got {crossbar.rows}"
+            )
+        row_blocks = math.ceil(inp / channels)
+    else:
+        row_blocks = math.ceil(rows / crossbar.rows)
+    blocks = row_blocks * math.ceil(cols / crossbar.cols)
+    if groups > 1 and blocks == 1:  # several groups share a crossbar, each on its own rows and columns
+        blocks = math.ceil(groups / min(crossbar.rows // rows, crossbar.cols // cols))
+    else:
+        blocks *= groups
+    cells = crossbar.rows * crossbar.cols
+    return LayerMapping(layer.name, rows, cols, groups, blocks, slices, crossbar.polarity, cells)
