@@ -3,42 +3,60 @@
 import contextlib
 import difflib
 import json
+import operator
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
 
 def positive(name: str, value: Any, minimum: int = 1) -> int:
     """Return ``value`` as an int, or raise if it is not a whole number of at least ``minimum``."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    if not _whole(value):
         raise TypeError(f"{name} must be a whole number, got {value!r}")
-    if value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {value!r}")
-    return value.__index__()
+    number = operator.index(value)
+    if number < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {number}")
+    return number
 
 
 def integers(name: str, value: Any, length: int, minimum: int = 1) -> tuple[int, ...]:
     """Return ``value`` as a tuple of ``length`` ints; one int stands for a pair of equal ones."""
-    if length == 2 and hasattr(value, "__index__"):
+    if length == 2 and _whole(value):
         value = (value, value)
-    if isinstance(value, str | Mapping) or not isinstance(value, Iterable) or len(tuple(value)) != length:
-        raise ValueError(f"{name} must be {length} whole numbers, got {value!r}")
-    return tuple(positive(name, v, minimum) for v in value)
+    ordered = isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping | Set)
+    given = tuple(value) if ordered else ()
+    if len(given) != length:
+        raise ValueError(f"{name} must be {length} whole numbers, got {given if ordered else value!r}")
+    return tuple(positive(name, v, minimum) for v in given)
+
+
+def _whole(value: Any) -> bool:
+    """Whether ``value`` counts as one whole number: an int, NumPy's ints, but neither a bool nor an array."""
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return not isinstance(value, bool)
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
-    """Return the tail of an error sentence: the nearest allowed name, or all of them."""
-    allowed = list(allowed)
+    """Return the tail of an error sentence: the nearest allowed name, or those that are known (the first ten)."""
+    allowed = sorted(allowed)
     close = difflib.get_close_matches(str(name), allowed, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(sorted(allowed))}"
+    if close:
+        return f"did you mean {close[0]!r}?"
+    more = f" and {len(allowed) - 10} more" if len(allowed) > 10 else ""
+    return f"known are {', '.join(allowed[:10])}{more}"
 
 
 def one_of(name: str, value: Any, allowed: Iterable[Any]) -> Any:
     """Return ``value``, or raise naming what is allowed."""
     allowed = list(allowed)
-    if value not in allowed:
+    if (
+        type(value) not in map(type, allowed) or value not in allowed
+    ):  # True == 1 and 2.0 == 2, but neither is meant
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
     return value
 

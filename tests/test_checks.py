@@ -1,0 +1,161 @@
+"""A wrong argument, key or file is one clear sentence, and a file is written whole or not at all."""
+
+import json
+import os
+import re
+
+import numpy as np
+import pytest
+
+from epimlib import _checks
+
+
+def test_whole_numbers_of_any_integer_type_become_ints():
+    for value in (3, np.int64(3), np.uint8(3), np.array(3)):
+        number = _checks.positive("rows", value)
+        assert number == 3
+        assert type(number) is int
+
+
+@pytest.mark.parametrize("value", [True, np.True_, 2.0, 2.5, "3", None, float("nan"), [3], np.array([3]), 1j])
+def test_what_is_no_whole_number_is_refused_by_name(value):
+    with pytest.raises(TypeError, match="rows must be a whole number, got ") as caught:
+        _checks.positive("rows", value)
+    assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize(("value", "minimum"), [(0, 1), (-3, 1), (-1, 0), (1, 2)])
+def test_a_number_below_the_minimum_is_refused_with_the_minimum(value, minimum):
+    with pytest.raises(ValueError, match=f"^rows must be at least {minimum}, got {value}$"):
+        _checks.positive("rows", value, minimum)
+    assert _checks.positive("rows", minimum, minimum) == minimum
+
+
+@pytest.mark.parametrize("value", [(3, 5), [3, 5], np.array([3, 5]), (number for number in (3, 5))])
+def test_every_ordered_pair_becomes_a_tuple_of_ints(value):
+    pair = _checks.integers("kernel_size", value, 2)
+    assert pair == (3, 5)
+    assert all(type(number) is int for number in pair)
+
+
+def test_one_int_stands_for_a_pair_and_for_nothing_longer():
+    assert _checks.integers("kernel_size", 3, 2) == (3, 3)
+    assert _checks.integers("kernel_size", np.int32(3), 2) == (3, 3)
+    with pytest.raises(ValueError, match="epitome must be 4 whole numbers, got 3"):
+        _checks.integers("epitome", 3, 4)
+
+
+@pytest.mark.parametrize("value", [(3,), (3, 3, 3), "33", b"33", {3, 5}, {3: 3, 5: 5}, None, True, 2.0, ()])
+def test_what_is_no_pair_is_refused_with_its_value(value):
+    with pytest.raises(ValueError, match="kernel_size must be 2 whole numbers, got ") as caught:
+        _checks.integers("kernel_size", value, 2)
+    assert repr(value) in str(caught.value)
+
+
+def test_a_pair_with_a_wrong_member_is_refused():
+    with pytest.raises(TypeError, match=r"kernel_size must be a whole number, got 1\.5"):
+        _checks.integers("kernel_size", (3, 1.5), 2)
+    with pytest.raises(TypeError, match="kernel_size must be a whole number, got True"):
+        _checks.integers("kernel_size", (True, 3), 2)
+    with pytest.raises(ValueError, match="kernel_size must be at least 1, got 0"):
+        _checks.integers("kernel_size", (0, 3), 2)
+    assert _checks.integers("padding", (0, 3), 2, minimum=0) == (0, 3)
+
+
+def test_a_choice_is_compared_with_its_type():
+    assert _checks.one_of("polarity", 2, [1, 2]) == 2
+    for value in (True, 2.0, 3, "2", None, [1, 2], np.array([1, 2])):
+        with pytest.raises(ValueError, match="^polarity must be one of 1, 2, got ") as caught:
+            _checks.one_of("polarity", value, [1, 2])
+        assert str(caught.value).endswith(repr(value))
+
+
+def test_nearest_suggests_one_name_or_lists_at_most_ten():
+    assert _checks.nearest("rwos", ["rows", "cols"]) == "did you mean 'rows'?"
+    assert _checks.nearest("zzz", ["rows", "cols"]) == "known are cols, rows"
+    assert _checks.nearest(7, ["rows", "cols"]) == "known are cols, rows"
+    many = _checks.nearest("zzz", [f"layer{number:02}" for number in range(54)])
+    assert many.endswith("layer09 and 44 more")
+    assert "layer10" not in many
+
+
+def test_keys_name_the_first_wrong_or_missing_one():
+    assert _checks.keys("a thing", {"a": 1, "b": 2}, ["a"], ["b"]) == {"a": 1, "b": 2}
+    with pytest.raises(ValueError, match=r"^unknown key 'rwos' in a thing; did you mean 'rows'\?$"):
+        _checks.keys("a thing", {"rows": 1, "rwos": 2}, ["rows"], ["cols"])
+    with pytest.raises(ValueError, match="^a thing lacks 'rows', 'cols'$"):
+        _checks.keys("a thing", {}, ["rows", "cols"])
+    for data in (None, [1], "text", 3):
+        with pytest.raises(ValueError, match=f"^a thing must be a mapping, got {type(data).__name__}$"):
+            _checks.keys("a thing", data, ["rows"])
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'{"name": "resn', b"not json", b"\xff\xfe\x00", b"\x89PNG\r\n\x1a\n"]
+)
+def test_a_file_that_is_no_json_is_named(tmp_path, content):
+    path = tmp_path / "broken.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(f"{path} is not a readable workload: ")) as caught:
+        _checks.read_json(path, "workload")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_missing_file_is_named(tmp_path):
+    for path in (tmp_path / "none.json", tmp_path):
+        with pytest.raises(FileNotFoundError, match=re.escape(f"no workload at {path}")):
+            _checks.read_json(path, "workload")
+
+
+def test_json_comes_back_as_it_was_written(tmp_path):
+    data = {"text": "µ – ×", "list": [1, 2.5, None, True]}
+    path = tmp_path / "new" / "folder" / "data.json"
+    _checks.write_json(path, data)
+    assert _checks.read_json(str(path), "thing") == data
+    assert os.listdir(path.parent) == ["data.json"]
+
+
+def test_writing_replaces_a_file_whole(tmp_path):
+    path = tmp_path / "data.json"
+    _checks.write_text(path, "old, and much longer than the new one")
+    _checks.write_text(path, "new")
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["data.json"]
+
+
+@pytest.mark.parametrize("data", [{"a": float("nan")}, {"a": float("inf")}, {"a": {1, 2}}])
+def test_data_that_is_no_json_leaves_the_old_file(tmp_path, data):
+    path = tmp_path / "data.json"
+    _checks.write_json(path, {"old": 1})
+    with pytest.raises((ValueError, TypeError)):
+        _checks.write_json(path, data)
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert os.listdir(tmp_path) == ["data.json"]
+
+
+@pytest.mark.parametrize("error", [OSError("no space left on device"), KeyboardInterrupt()])
+def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, error):
+    path = tmp_path / "data.json"
+    _checks.write_text(path, "old")
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(type(error)):
+        _checks.write_text(path, "new")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["data.json"]
+
+
+def test_a_text_that_cannot_be_encoded_leaves_nothing(tmp_path):
+    with pytest.raises(UnicodeEncodeError):
+        _checks.write_text(tmp_path / "data.txt", "\ud800")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        _checks.write_text(tmp_path / "file" / "data.json", "{}")
+    assert os.listdir(tmp_path) == ["file"]
