@@ -1,0 +1,312 @@
+"""What happens in the datapath when a layer is computed, counted.
+
+The same counts exist twice: here in closed form, for the cost model, and in `epimlib.pim.datapath`, which
+counts while it executes. They must be equal. Energy is then counts times the energy of each action.
+
+What is assumed of the hardware (our reconstruction, after ISAAC and MNSIM):
+
+- Every output position is computed on its own: each round fetches its whole input window, and nothing is kept
+  from one position to the next. Positions outside the feature map are zero; they are not fetched, but driven
+  like others.
+- An input word goes through the DACs in *cycles* of ``dac.bits`` bits. The sign of a signed input (two's
+  complement) takes a cycle of its own, whose result is subtracted.
+- A crossbar with fewer DACs than rows is read in *row groups*, one after the other: the first
+  word lines first.
+- With polarity 2 the currents of the two crossbars of a pair are subtracted before the ADC (analog
+  subtraction): a pair shares its DACs and takes one conversion per column. Bit slices and column blocks have
+  DACs of their own.
+- With polarity 1 the weights are stored with an offset. The inputs of a round are added up digitally as they
+  are fetched, and this sum times the offset is subtracted from every column sum.
+- Groups of a grouped convolution that share a crossbar are read together; each column is converted only in
+  the row groups that hold its own rows.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from epimlib._checks import keys, positive
+from epimlib.pim.hardware import Hardware
+from epimlib.pim.mapping import bit_slices
+from epimlib.pim.tables import Tables, groups_per_crossbar, rows_in_use
+from epimlib.plan import EpitomeSpec
+from epimlib.workload import Layer
+
+
+@dataclass(frozen=True)
+class Events:
+    """Numbers of actions. They add up (``a + b``, ``sum(all, Events())``) and multiply (``images * a``)."""
+
+    rounds: int = 0
+    """Rounds, over all output positions."""
+    steps: int = 0
+    """Analog steps that follow one another: rounds x cycles x row groups x columns that share an ADC."""
+    input_writes: int = 0
+    """Words (of activation_bits) written to the input buffer: every input of the layer, once."""
+    input_reads: int = 0
+    """Words (of activation_bits) fetched from the input buffer, once per round however many crossbars they
+    feed."""
+    word_lines: int = 0
+    """Word lines driven, per cycle and crossbar (both of a pair)."""
+    dac_conversions: int = 0
+    """DAC conversions: word lines driven per cycle and crossbar or pair."""
+    crossbar_reads: int = 0
+    """Analog reads of one crossbar (both of a pair): one per cycle and row group."""
+    cell_reads: int = 0
+    """Cells that hold a part of a weight and conduct in these reads: on a driven word line and a sensed
+    column."""
+    adc_conversions: int = 0
+    """ADC conversions: one per cycle, row group, bit slice and sensed column."""
+    shift_adds: int = 0
+    """Additions of a shifted conversion result to the register of its column: one per conversion."""
+    tree_adds: int = 0
+    """Additions of column sums of different row blocks in the adder tree."""
+    offset_adds: int = 0
+    """Additions for the offset of polarity 1: one per driven word line of a round, and one per column sum."""
+    joins: int = 0
+    """Additions of a round's column sum to a partial sum, by the joint module."""
+    copies: int = 0
+    """Output words that are copies of others (feature-map reuse)."""
+    output_reads: int = 0
+    """Words (partial sums) read from the output buffer: one per join."""
+    output_writes: int = 0
+    """Words written to the output buffer: the column sums of every round, joined or not, and the copies."""
+    table_bits: int = 0
+    """Bits read from the index tables: every entry, once per output position."""
+
+    def __add__(self, other: "Events") -> "Events":
+        if not isinstance(other, Events):
+            return NotImplemented
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Events(*(a + b for a, b in pairs))
+
+    def __mul__(self, times: int) -> "Events":
+        if isinstance(times, bool) or not isinstance(times, int):
+            return NotImplemented
+        return Events(*(times * a for a in vars(self).values()))
+
+    __rmul__ = __mul__
+
+    def to_dict(self) -> dict[str, int]:
+        """Return the counts by name."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Events":
+        """Return the events of ``to_dict``; unknown or missing keys raise ``ValueError``."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: positive(name, count, 0) for name, count in keys("events", data, names).items()})
+
+    def __str__(self) -> str:
+        counts = self.to_dict()
+        width = max(len(f"{count:,}") for count in counts.values())
+        return "\n".join(f"{name:<16} {count:>{width},}" for name, count in counts.items())
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th>{name}</th><td>{count:,}</td></tr>" for name, count in self.to_dict().items()
+        )
+        return f"<table><thead><tr><th>event</th><th>count</th></tr></thead><tbody>{rows}</tbody></table>"
+
+
+class Geometry(NamedTuple):
+    """What one output position takes of the crossbars of one bit slice and sign, summed over the rounds."""
+
+    rounds: int
+    steps: int
+    """Row groups x columns per ADC, in the crossbar that takes longest of each round."""
+    channels: int
+    """Input channels fetched."""
+    rows: int
+    """Word lines of the matrix driven."""
+    lines: int
+    """Word lines driven: ``rows``, times the column blocks that they reach."""
+    reads: int
+    """Reads: row groups x column blocks."""
+    cells: int
+    """Rows x columns."""
+    conversions: int
+    """Row groups x columns."""
+    tree_adds: int
+    """(Row blocks - 1) x columns."""
+    columns: int
+    """Columns sensed."""
+    joins: int
+    """Columns of the rounds that extend a partial sum."""
+    copies: int
+    table_bits: int
+
+
+def layer_events(
+    layer: Layer,
+    spec: EpitomeSpec | None,
+    hardware: Hardware,
+    bits: int,
+    activation_bits: int,
+    signed: bool = False,
+    reuse: bool = True,
+) -> Events:
+    """Return the events of one layer for one image, in closed form.
+
+    Args:
+        layer: convolution or linear layer.
+        spec: its epitome, or None for a dense layer.
+        hardware: crossbar, DACs and ADCs are read.
+        bits: of a weight, sign included.
+        activation_bits: of an input, sign included if it has one.
+        signed: whether inputs are signed.
+        reuse: feature-map reuse; without it every block of the weight is a round and nothing is copied.
+
+    Raises:
+        ValueError: if the layer has no weight, the epitome is for another weight, or a crossbar is smaller
+            than one channel's window.
+    """
+    if not layer.weighted:
+        raise ValueError(f"layer must have a weight, got {layer.name!r} of kind {layer.kind!r}")
+    crossbar = hardware.crossbar
+    slices = bit_slices(bits, crossbar)
+    cycles = input_cycles(activation_bits, hardware.dac.bits, signed)
+    dacs = min(hardware.dac.per_crossbar, crossbar.rows)
+    adcs = min(hardware.adc.per_crossbar, crossbar.cols)
+    if spec is None:
+        g = _dense(layer, crossbar, dacs, adcs)
+    else:
+        check_spec(layer, spec)
+        g = _epitome(spec, reuse, crossbar, dacs, adcs)
+    positions = layer.positions
+    analog = positions * cycles * slices
+    taps = math.prod(map(_taps, *(getattr(layer, name) for name in _SPATIAL)))
+    return Events(
+        rounds=positions * g.rounds,
+        steps=positions * cycles * g.steps,
+        input_writes=layer.in_channels * math.prod(layer.in_size),
+        input_reads=taps * g.channels,
+        word_lines=analog * crossbar.polarity * g.lines,
+        dac_conversions=analog * g.lines,
+        crossbar_reads=analog * crossbar.polarity * g.reads,
+        cell_reads=analog * crossbar.polarity * g.cells,
+        adc_conversions=analog * g.conversions,
+        shift_adds=analog * g.conversions,
+        tree_adds=positions * g.tree_adds,
+        offset_adds=positions * (g.rows + g.columns) if crossbar.polarity == 1 else 0,
+        joins=positions * g.joins,
+        copies=positions * g.copies,
+        output_reads=positions * g.joins,
+        output_writes=positions * (g.columns + g.copies),
+        table_bits=positions * g.table_bits,
+    )
+
+
+def input_cycles(activation_bits: int, dac_bits: int, signed: bool = False) -> int:
+    """Return the DAC cycles of one input: ``ceil(bits / dac_bits)``; a sign bit takes a cycle of its own."""
+    positive("activation_bits", activation_bits, 1 + signed)
+    return math.ceil((activation_bits - signed) / positive("dac.bits", dac_bits)) + signed
+
+
+def check_spec(layer: Layer, spec: EpitomeSpec) -> None:
+    """Raise ValueError unless the epitome is for this layer's weight."""
+    if layer.groups != 1:
+        raise ValueError(f"layer {layer.name!r} has groups={layer.groups}; only groups=1 can be an epitome")
+    if spec.shape != layer.weight_shape:
+        raise ValueError(
+            f"epitome of {layer.name!r} must be for a weight {layer.weight_shape}, got one for {spec.shape}"
+        )
+
+
+_SPATIAL = ("in_size", "out_size", "kernel_size", "stride", "padding", "dilation")
+
+
+def _taps(size: int, out: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    """Return how many of the ``out * kernel`` window elements along one axis lie inside the feature map."""
+    total = 0
+    for start in range(
+        -padding, -padding + kernel * dilation, dilation
+    ):  # of position 0, for every window element
+        first = max(0, -(start // stride))
+        total += max(0, min(out - 1, (size - 1 - start) // stride) - first + 1)
+    return total
+
+
+def _dense(layer: Layer, crossbar: Any, dacs: int, adcs: int) -> Geometry:
+    out, inp, *kernel = layer.weight_shape
+    window = math.prod(kernel)
+    rows, cols = inp * window, out // layer.groups  # of one group
+    usable = rows_in_use(window, crossbar)
+    together = groups_per_crossbar(rows, cols, window, crossbar)
+    if layer.groups > 1 and together > 1:
+        filled, rest = divmod(layer.groups, together)
+        most = min(together, layer.groups)
+        reads = filled * math.ceil(together * rows / dacs) + math.ceil(rest * rows / dacs)
+        inside = [
+            (g * rows + rows - 1) // dacs - g * rows // dacs + 1 for g in range(most)
+        ]  # row groups of each
+        conversions = cols * (filled * sum(inside) + sum(inside[:rest]))
+        row_groups, widest, row_blocks, col_blocks = math.ceil(most * rows / dacs), most * cols, 1, 1
+    else:
+        row_blocks, rest = math.ceil(rows / usable), rows % usable
+        groups = rows // usable * math.ceil(usable / dacs) + math.ceil(rest / dacs)
+        col_blocks, widest = math.ceil(cols / crossbar.cols), min(cols, crossbar.cols)
+        reads, conversions = layer.groups * groups * col_blocks, layer.groups * groups * cols
+        row_groups = math.ceil(min(rows, usable) / dacs)
+    return Geometry(
+        rounds=1,
+        steps=row_groups * math.ceil(widest / adcs),
+        channels=layer.in_channels,
+        rows=layer.groups * rows,
+        lines=layer.groups * rows * col_blocks,
+        reads=reads,
+        cells=layer.groups * rows * cols,
+        conversions=conversions,
+        tree_adds=layer.groups * (row_blocks - 1) * cols,
+        columns=out,
+        joins=0,
+        copies=0,
+        table_bits=0,
+    )
+
+
+@lru_cache(maxsize=4096)
+def _epitome(spec: EpitomeSpec, reuse: bool, crossbar: Any, dacs: int, adcs: int) -> Geometry:
+    tables = Tables.from_plan(spec.plan(), reuse)
+    column, _, columns, extends = tables.ofat.T
+    rows = tables.ifat[:, 1] * math.prod(spec.kernel_size)
+
+    # Row groups are numbered through all row blocks. Mark the first of every run of driven word lines and the
+    # one after its last: the running sum is positive where a run lies.
+    usable = rows_in_use(math.prod(spec.epitome[2:]), crossbar)
+    per_block = math.ceil(usable / dacs)
+    start = tables.runs()
+    run, driven = start.shape, start >= 0
+    number = np.broadcast_to(np.arange(tables.rounds)[:, None], run)[driven]
+    first, last = start[driven], start[driven] + spec.kernel_size[1] - 1
+    blocks = math.ceil(spec.rows / usable)
+    mark = np.zeros((tables.rounds, blocks * per_block + 1), dtype=np.int64)
+    np.add.at(mark, (number, first // usable * per_block + first % usable // dacs), 1)
+    np.add.at(mark, (number, last // usable * per_block + last % usable // dacs + 1), -1)
+    touched = (mark.cumsum(axis=1)[:, :-1] > 0).reshape(tables.rounds, blocks, per_block).sum(axis=2)
+    row_groups, row_blocks = touched.sum(axis=1), (touched > 0).sum(axis=1)
+
+    col_blocks = (column + columns - 1) // crossbar.cols - column // crossbar.cols + 1
+    left = np.minimum(columns, crossbar.cols - column % crossbar.cols)
+    right = columns - left - np.maximum(col_blocks - 2, 0) * crossbar.cols
+    widest = np.where(col_blocks > 2, crossbar.cols, np.maximum(left, right))
+    return Geometry(
+        rounds=tables.rounds,
+        steps=int((touched.max(axis=1) * -(-widest // adcs)).sum()),
+        channels=int(tables.ifat[:, 1].sum()),
+        rows=int(rows.sum()),
+        lines=int((rows * col_blocks).sum()),
+        reads=int((row_groups * col_blocks).sum()),
+        cells=int((rows * columns).sum()),
+        conversions=int((row_groups * columns).sum()),
+        tree_adds=int(((row_blocks - 1) * columns).sum()),
+        columns=int(columns.sum()),
+        joins=int((columns * extends).sum()),
+        copies=int(tables.copies[:, 2].sum()),
+        table_bits=tables.bits,
+    )
