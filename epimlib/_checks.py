@@ -42,7 +42,7 @@ def _whole(value: Any) -> bool:
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
-    """Return the tail of an error sentence: the nearest allowed name, or those that are known (the first ten)."""
+    """Return the tail of an error sentence: the nearest allowed name, or (ten of) those known."""
     allowed = sorted(allowed)
     close = difflib.get_close_matches(str(name), allowed, n=1)
     if close:

@@ -76,9 +76,7 @@ class EpitomeSpec:
                 f"channels, got epitome={self.epitome}"
             )
         if e_h < self.kernel_size[0] or e_w < self.kernel_size[1]:
-            raise ValueError(
-                f"kernel_size must fit into the epitome's window {(e_h, e_w)}, got {self.kernel_size}"
-            )
+            raise ValueError(f"kernel_size must fit into the epitome's window {(e_h, e_w)}, got {self.kernel_size}")
         if math.prod(self.epitome) > math.prod(self.shape):
             raise ValueError(
                 f"epitome must not be larger than the weight, which has {math.prod(self.shape)} elements, "
@@ -87,14 +85,9 @@ class EpitomeSpec:
         if self.block[0] > e_out or self.block[1] > e_in:
             raise ValueError(f"block must be at most (E_out, E_in) = {(e_out, e_in)}, got {self.block}")
 
-        if isinstance(self.wrap, str):
-            one_of("wrap", self.wrap, ["full"])
-            put("wrap", self.grid[0])
-        put("wrap", positive("wrap", self.wrap))
+        put("wrap", self.grid[0] if self.wrap == "full" else positive("wrap (if not 'full')", self.wrap))
         if self.wrap > self.grid[0]:
-            raise ValueError(
-                f"wrap must be at most {self.grid[0]}, the number of output blocks, got {self.wrap}"
-            )
+            raise ValueError(f"wrap must be at most {self.grid[0]}, the number of output blocks, got {self.wrap}")
 
     @classmethod
     def dense(cls, out_channels: int, in_channels: int, kernel_size: int | tuple[int, int]) -> "EpitomeSpec":
@@ -138,7 +131,7 @@ class EpitomeSpec:
         weight = (positive("out_channels", out_channels), positive("in_channels", in_channels), *kernel)
         e_out = min(out_channels, positive("cols", cols))
         n_out = math.ceil(out_channels / e_out)
-        wrap = one_of("wrap", wrap, ["full"]) if isinstance(wrap, str) else min(positive("wrap", wrap), n_out)
+        wrap = wrap if wrap == "full" else min(positive("wrap (if not 'full')", wrap), n_out)
         groups = 1 if wrap == "full" else math.ceil(out_channels // e_out / wrap)  # that hold a full block
         grow = 1 if family == "window" else 0
         for window in ((kernel[0] + dy, kernel[1] + dx) for dy, dx in ((grow, grow), (0, grow), (0, 0))):

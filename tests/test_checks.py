@@ -65,7 +65,7 @@ def test_a_pair_with_a_wrong_member_is_refused():
 def test_a_choice_is_compared_with_its_type():
     assert _checks.one_of("polarity", 2, [1, 2]) == 2
     for value in (True, 2.0, 3, "2", None, [1, 2], np.array([1, 2])):
-        with pytest.raises(ValueError, match="^polarity must be one of 1, 2, got ") as caught:
+        with pytest.raises(ValueError, match=r"^polarity must be one of 1, 2, got ") as caught:
             _checks.one_of("polarity", value, [1, 2])
         assert str(caught.value).endswith(repr(value))
 
@@ -83,7 +83,7 @@ def test_keys_name_the_first_wrong_or_missing_one():
     assert _checks.keys("a thing", {"a": 1, "b": 2}, ["a"], ["b"]) == {"a": 1, "b": 2}
     with pytest.raises(ValueError, match=r"^unknown key 'rwos' in a thing; did you mean 'rows'\?$"):
         _checks.keys("a thing", {"rows": 1, "rwos": 2}, ["rows"], ["cols"])
-    with pytest.raises(ValueError, match="^a thing lacks 'rows', 'cols'$"):
+    with pytest.raises(ValueError, match=r"^a thing lacks 'rows', 'cols'$"):
         _checks.keys("a thing", {}, ["rows", "cols"])
     for data in (None, [1], "text", 3):
         with pytest.raises(ValueError, match=f"^a thing must be a mapping, got {type(data).__name__}$"):
