@@ -1,19 +1,65 @@
-"""Hardware description: what the mapping needs of a crossbar."""
+"""Hardware descriptions: every constant with its value, unit, source and kind.
+
+A description is a tree of frozen dataclasses in SI units. It is read from a YAML preset in which every constant
+says where it comes from, and it can be changed by dotted names::
+
+    Hardware.preset("default").replace({"crossbar.rows": 128, "adc.bits": 6})
+
+The hierarchy is chip > tile > processing element > group > crossbar (a pair of crossbars with polarity 2). A tile
+serves one layer.
+"""
 
 import dataclasses
+import functools
+import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from epimlib._checks import keys, nearest, one_of, positive
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+KINDS = {
+    "paper": "printed in the named publication",
+    "datasheet": "measured or specified for a component",
+    "simulator": "default of the named simulator",
+    "derived": "computed from values of the other kinds; the note says how",
+    "assumed": "our choice; the note says why",
+}
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # safe both; the first is the fast one, where it was built
+_UNITS = {
+    unit: (dimension, scale)
+    for dimension, units in {
+        "s": {"s": 1, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "ps": 1e-12},
+        "Hz": {"Hz": 1, "MHz": 1e6, "GHz": 1e9},
+        "J": {"J": 1, "nJ": 1e-9, "pJ": 1e-12, "fJ": 1e-15},
+        "W": {"W": 1, "mW": 1e-3, "uW": 1e-6, "nW": 1e-9},
+        "m2": {"m2": 1, "mm2": 1e-6, "um2": 1e-12},
+        "bit": {"bit": 1, "KB": 8192},
+        "bit/s": {"bit/s": 1, "Gb/s": 1e9},
+        "J/bit": {"J/bit": 1, "pJ/bit": 1e-12},
+        "W/bit": {"W/bit": 1, "nW/bit": 1e-9},
+        "m2/bit": {"m2/bit": 1, "um2/bit": 1e-12},
+    }.items()
+    for unit, scale in units.items()
+}
+
+
+def _si(unit: str, zero: bool = False) -> Any:
+    """Return a field that holds a quantity of this SI unit; ``zero`` says whether it may be zero."""
+    return dataclasses.field(metadata={"unit": unit, "zero": zero})
+
 
 @dataclass(frozen=True)
 class Crossbar:
-    """A resistive crossbar and how weights are laid out on it."""
+    """The size of a crossbar and how weights are laid out on it."""
 
     rows: int
     """Word lines of one crossbar."""
@@ -34,38 +80,368 @@ class Crossbar:
 
 
 @dataclass(frozen=True)
-class Hardware:
-    """A processing-in-memory accelerator. Build one from a preset and change what differs."""
+class Array:
+    """What the cells of a crossbar cost."""
+
+    subarray_rows: int
+    """Word lines of one subarray. Read by the MNSIM rules only, where each subarray has its own converters."""
+    cell_area: float = _si("m2")
+    driver_area: float = _si("m2", zero=True)
+    """Word line driver and the rest of the periphery, per word line."""
+    cell_power: float = _si("W")
+    """Average power of a cell on a driven word line and a sensed bit line while it is read."""
+    read_latency: float = _si("s")
+    """From the voltages on the word lines to settled currents on the bit lines."""
+
+
+@dataclass(frozen=True)
+class Dac:
+    """Digital-to-analog converters on the word lines. A pair of crossbars shares its DACs."""
+
+    bits: int
+    """Input bits that are applied at once."""
+    per_crossbar: int
+    """DACs of one crossbar (pair); with fewer than rows, the rows are read in groups, one after the other."""
+    power: float = _si("W")
+    rate: float = _si("Hz")
+    """Conversions per second."""
+    area: float = _si("m2")
+
+
+@dataclass(frozen=True)
+class Adc:
+    """Analog-to-digital converters on the bit lines. A pair of crossbars is subtracted before its ADCs.
+
+    Power and area are those of a converter of these bits and this rate: who changes one must change the others.
+    """
+
+    bits: int
+    """Resolution."""
+    per_crossbar: int
+    """ADCs of one crossbar (pair); with fewer than columns, they take turns."""
+    kind: str
+    """``"sar"``: one conversion per period of the rate; ``"ramp"``: ``2^bits`` periods."""
+    power: float = _si("W")
+    rate: float = _si("Hz")
+    """Samples per second."""
+    area: float = _si("m2")
+
+    def __post_init__(self) -> None:
+        one_of("adc.kind", self.kind, ["sar", "ramp"])
+
+
+@dataclass(frozen=True)
+class Digital:
+    """The clock, and the multiplexers between converters and crossbar."""
+
+    period: float = _si("s")
+    """Clock period of the digital logic; one action of a `Unit` takes one."""
+    decoder_latency: float = _si("s", zero=True)
+    """Of one stage of the demultiplexer between DACs and word lines."""
+    mux_latency: float = _si("s", zero=True)
+    """Of one stage of the multiplexer between bit lines and ADCs."""
+    transistor_area: float = _si("m2", zero=True)
+    """Of one transistor of these multiplexers."""
+    transistor_power: float = _si("W", zero=True)
+    """Of one transistor of these multiplexers."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A digital unit that does one action per clock period."""
+
+    area: float = _si("m2")
+    power: float = _si("W")
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """SRAM or eDRAM macros by capacity; a buffer is the smallest macro that holds what it must, or the largest."""
+
+    port_bits: int
+    """Bits of one access."""
+    access_time: float = _si("s")
+    capacity: tuple[float, ...] = _si("bit")
+    """Of the macros, ascending. The four values below belong to the macros in the same order."""
+    area: tuple[float, ...] = _si("m2")
+    read_energy: tuple[float, ...] = _si("J")
+    """Of one access."""
+    write_energy: tuple[float, ...] = _si("J")
+    """Of one access."""
+    leakage: tuple[float, ...] = _si("W", zero=True)
+
+    def __post_init__(self) -> None:
+        for field in ("area", "read_energy", "write_energy", "leakage"):
+            if len(getattr(self, field)) != len(self.capacity):
+                raise ValueError(
+                    f"buffer.{field} must have {len(self.capacity)} values, one for each buffer.capacity, "
+                    f"got {len(getattr(self, field))}"
+                )
+        if list(self.capacity) != sorted(set(self.capacity)):
+            raise ValueError(f"buffer.capacity must ascend, got {self.capacity}")
+
+
+@dataclass(frozen=True)
+class Table:
+    """The memory that holds the index tables of epitomes."""
+
+    area: float = _si("m2/bit")
+    read_energy: float = _si("J/bit")
+    leakage: float = _si("W/bit", zero=True)
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """The pooling module of a tile."""
+
+    units: int
+    """Channels that are pooled at once."""
+    window: int
+    """Window elements that are pooled at once."""
+    area: float = _si("m2")
+    power: float = _si("W")
+    latency: float = _si("s")
+    """Of ``units`` channels x ``window`` elements."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What processing elements and tiles consist of."""
+
+    groups: int
+    """Crossbar groups (a crossbar, or a pair of them) of one processing element."""
+    elements: int
+    """Processing elements of one tile."""
+    bandwidth: float = _si("bit/s")
+    """Between the processing elements of a tile."""
+    bit_energy: float = _si("J/bit", zero=True)
+    """Of one bit between buffers and processing elements."""
+
+
+@dataclass(frozen=True)
+class Chip:
+    """The grid of tiles and its network."""
+
+    rows: int
+    cols: int
+    hops: int
+    """Links between a layer and the next. The MNSIM rules place the tiles and count the links themselves."""
+    bandwidth: float = _si("bit/s")
+    """Of one link between neighbouring tiles."""
+    hop_energy: float = _si("J/bit", zero=True)
+    """Of one bit over one link."""
+    router_area: float = _si("m2", zero=True)
+    """Per tile."""
+
+
+@dataclass(frozen=True)
+class Constant:
+    """One constant of a preset, as it is written there."""
 
     name: str
+    """Dotted name, such as ``"adc.power"``."""
+    value: Any
+    """Number, text, or number with unit, such as ``"2 mW"``; a list of these for the macros of `Buffer`."""
+    kind: str
+    """One of `KINDS`."""
+    source: str
+    """Publication, simulator or person that the value comes from."""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """A processing-in-memory accelerator. Build one from a preset and change what differs.
+
+    Descriptions are equal if all their values are; ``name`` and where the values come from do not count.
+    """
+
+    name: str = dataclasses.field(compare=False)
+    rules: str
+    """``"events"``: cost by counted events (our own); ``"mnsim"``: as the simulator MNSIM 2.0 counts."""
+    reuse: bool
+    """Whether equal output blocks are computed once and copied (feature-map reuse)."""
     crossbar: Crossbar
+    array: Array
+    dac: Dac
+    adc: Adc
+    digital: Digital
+    shift_add: Unit
+    """Shift-and-add (a shift register) behind every ADC."""
+    register: Unit
+    """Register of every DAC and every ADC."""
+    adder: Unit
+    """Adder of eight bits: of the adder tree over row blocks and of element-wise units."""
+    joint: Unit
+    """Joint module: accumulates the partial results of successive rounds, or of processing elements."""
+    buffer: Buffer
+    table: Table
+    pooling: Pooling
+    tile: Tile
+    chip: Chip
+    provenance: tuple[Constant, ...] = dataclasses.field(compare=False, repr=False)
+    """Every constant as written, with its source."""
 
     @classmethod
     def preset(cls, name: str) -> "Hardware":
-        """Return a stored description, such as ``"default"``."""
-        folder = files("epimlib.pim") / "presets"
-        stored = sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
-        if name not in stored:
-            raise ValueError(f"unknown preset {name!r}; {nearest(name, stored)}")
-        return cls.from_dict(yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")))
+        """Return a stored description: ``"default"``, ``"isaac"``, ``"mnsim-2024"`` or ``"mnsim-2021"``."""
+        return _preset(name)
 
-    def replace(self, changes: Mapping[str, Any]) -> "Hardware":
-        """Return a copy with some values changed, by dotted name: ``{"crossbar.rows": 128}``."""
-        data = self.to_dict()
-        allowed = [f"crossbar.{field}" for field in data["crossbar"]]
-        for name, value in changes.items():
-            if name not in allowed:
-                raise ValueError(f"unknown hardware value {name!r}; {nearest(name, allowed)}")
-            data["crossbar"][name.split(".")[1]] = value
-        return self.from_dict(data)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data that ``from_dict`` reads."""
-        return dataclasses.asdict(self)
+    @classmethod
+    def from_yaml(cls, text: str) -> "Hardware":
+        """Return the description of a YAML text in the form of the presets."""
+        try:
+            data = yaml.load(text, Loader=_LOADER)
+        except yaml.YAMLError as error:
+            raise ValueError(f"hardware description is not YAML: {' '.join(str(error).split())}") from error
+        return cls.from_dict(data)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Hardware":
-        """Return the hardware of ``to_dict``; unknown or missing keys raise ``ValueError``."""
-        keys("a hardware description", data, ["name", "crossbar"])
-        fields = [field.name for field in dataclasses.fields(Crossbar)]
-        return cls(data["name"], Crossbar(**keys("crossbar", data["crossbar"], fields)))
+        """Return the hardware of a preset or of ``to_dict``.
+
+        Raises:
+            ValueError: if a key is unknown or missing, a value has a unit of another dimension or is out of range,
+                or a constant names no source.
+        """
+        what = "a hardware description"
+        keys(what, data, ["name", "rules", "sources", "reuse", *_SECTIONS])
+        if not isinstance(data["sources"], Mapping):
+            raise ValueError(f"sources must be a mapping from a short name to a text, got {data['sources']!r}")
+        constants = [_constant("reuse", data["reuse"], data["sources"])]
+        for section, cls_ in _SECTIONS.items():
+            fields = [field.name for field in dataclasses.fields(cls_)]
+            for field, entry in keys(section, data[section], fields).items():
+                constants.append(_constant(f"{section}.{field}", entry, data["sources"]))
+        return cls._build(data["name"], data["rules"], constants)
+
+    @classmethod
+    def _build(cls, name: str, rules: str, constants: list[Constant]) -> "Hardware":
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"name of a hardware description must be a text, got {name!r}")
+        values = {c.name: _value(c) for c in constants}
+        sections = {
+            section: cls_(**{f.name: values[f"{section}.{f.name}"] for f in dataclasses.fields(cls_)})
+            for section, cls_ in _SECTIONS.items()
+        }
+        return cls(
+            name=name,
+            rules=one_of("rules", rules, ["events", "mnsim"]),
+            reuse=values["reuse"],
+            **sections,
+            provenance=tuple(constants),
+        )
+
+    def replace(self, changes: Mapping[str, Any]) -> "Hardware":
+        """Return a copy with some values changed, by dotted name: ``{"crossbar.rows": 128, "adc.rate": "1 GHz"}``.
+
+        A number is in SI units. ``"rules"`` and ``"reuse"`` can be changed too. A changed constant is of kind
+        "assumed" from then on.
+        """
+        constants = {constant.name: constant for constant in self.provenance}
+        rules = self.rules
+        for name, value in changes.items():
+            if name == "rules":
+                rules = value
+                continue
+            if name not in constants:
+                raise ValueError(f"unknown hardware value {name!r}; {nearest(name, [*constants, 'rules'])}")
+            note = f"{constants[name].value} in {self.name}"
+            value = _with_unit(value, _FIELDS[name].metadata.get("unit"))
+            constants[name] = Constant(name, value, "assumed", "changed by the user", note)
+        return self._build(self.name, rules, list(constants.values()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data that ``from_dict`` reads, every constant with its source."""
+        texts = dict.fromkeys(constant.source for constant in self.provenance)
+        short = {text: f"s{number}" for number, text in enumerate(texts)}
+        data: dict[str, Any] = {"name": self.name, "rules": self.rules}
+        data["sources"] = {key: text for text, key in short.items()}
+        for constant in self.provenance:
+            entry = {"value": constant.value, "kind": constant.kind, "source": short[constant.source]}
+            if constant.note:
+                entry["note"] = constant.note
+            section, _, field = constant.name.rpartition(".")
+            (data.setdefault(section, {}) if section else data)[field] = entry
+        return data
+
+    def constants(self) -> "pd.DataFrame":
+        """Return one row per constant: value with unit, kind, source, note."""
+        import pandas as pd
+
+        rows = [
+            (c.name, ", ".join(c.value) if isinstance(c.value, list) else str(c.value), c.kind, c.source, c.note)
+            for c in self.provenance
+        ]
+        return pd.DataFrame(rows, columns=["constant", "value", "kind", "source", "note"]).set_index("constant")
+
+    def __str__(self) -> str:
+        return f"{self.name}, rules {self.rules}\n{self.constants()[['value', 'kind']].to_string()}"
+
+    def _repr_html_(self) -> str:
+        return self.constants().to_html()
+
+
+_SECTIONS = {f.name: f.type for f in dataclasses.fields(Hardware) if dataclasses.is_dataclass(f.type)}
+_FIELDS = {f"{section}.{f.name}": f for section, cls in _SECTIONS.items() for f in dataclasses.fields(cls)}
+_FIELDS["reuse"] = next(field for field in dataclasses.fields(Hardware) if field.name == "reuse")
+
+
+@functools.cache
+def _preset(name: str) -> Hardware:
+    folder = files("epimlib.pim") / "presets"
+    stored = [file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml")]
+    if name not in stored:
+        raise ValueError(f"unknown preset {name!r}; {nearest(name, stored)}")
+    return Hardware.from_yaml((folder / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+def _constant(name: str, entry: Any, sources: Mapping[str, str]) -> Constant:
+    keys(name, entry, ["value", "kind", "source"], ["note"])
+    one_of(f"kind of {name}", entry["kind"], KINDS)
+    if entry["source"] not in sources:
+        raise ValueError(
+            f"{name} names source {entry['source']!r}, which is not listed; {nearest(entry['source'], sources)}"
+        )
+    return Constant(name, entry["value"], entry["kind"], sources[entry["source"]], entry.get("note", ""))
+
+
+def _value(constant: Constant) -> Any:
+    """Return the checked value of a constant in SI units."""
+    name, value, field = constant.name, constant.value, _FIELDS[constant.name]
+    if field.type is int:
+        return positive(name, value)
+    if field.type is bool:
+        return one_of(name, value, [True, False])
+    if field.type is float:
+        return _quantity(name, value, **field.metadata)
+    if field.type is str:
+        return value  # the section knows what is allowed
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"{name} must be a list of quantities in {field.metadata['unit']}, got {value!r}")
+    return tuple(_quantity(name, element, **field.metadata) for element in value)
+
+
+def _quantity(name: str, value: Any, unit: str, zero: bool) -> float:
+    """Return a quantity such as ``"2 mW"`` in SI units."""
+    allowed = ", ".join(known for known, (dimension, _) in _UNITS.items() if dimension == unit)
+    number, _, given = value.partition(" ") if isinstance(value, str) else ("", "", "")
+    try:
+        dimension, scale = _UNITS[given]
+        number = float(number) * scale
+    except (KeyError, ValueError):
+        raise ValueError(f"{name} must be a number and a unit ({allowed}), got {value!r}") from None
+    if dimension != unit:
+        raise ValueError(f"{name} must have one of the units {allowed}, got {value!r}")
+    if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
+        raise ValueError(f"{name} must be {'zero or more' if zero else 'more than zero'}, got {value!r}")
+    return number
+
+
+def _with_unit(value: Any, unit: str | None) -> Any:
+    """Return a bare SI number as it would be written in a preset."""
+    if unit is None or isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple):
+        return [_with_unit(element, unit) for element in value]
+    return f"{float(value)!r} {unit}" if isinstance(value, numbers.Real) and not isinstance(value, bool) else value
