@@ -100,7 +100,5 @@ def uniform_spec(layer: Layer, rows: int, cols: int, wrap: int | str, family: st
     """Return the epitome of one layer in a uniform design, or None where it stays dense."""
     if layer.groups != 1 or math.prod(k + (family == "window") for k in layer.kernel_size) > rows:
         return None
-    spec = EpitomeSpec.for_crossbars(
-        layer.out_channels, layer.in_channels, layer.kernel_size, rows, cols, wrap, family
-    )
+    spec = EpitomeSpec.for_crossbars(layer.out_channels, layer.in_channels, layer.kernel_size, rows, cols, wrap, family)
     return spec if spec.compression > 1 else None

@@ -11,7 +11,6 @@ and with polarity 2 every slice takes a pair of crossbars::
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from epimlib._checks import nearest, positive
@@ -79,7 +78,15 @@ class NetworkMapping:
         import pandas as pd
 
         rows = [
-            (layer.name, layer.rows, layer.cols, layer.blocks, layer.slices, layer.crossbars, layer.utilization)
+            (
+                layer.name,
+                layer.rows,
+                layer.cols,
+                layer.blocks,
+                layer.slices,
+                layer.crossbars,
+                layer.utilization,
+            )
             for layer in self.layers
         ]
         names = ["layer", "word lines", "logical columns", "blocks", "bit slices", "crossbars", "utilization"]
