@@ -1,8 +1,8 @@
 """Import torchvision beside a torch that it was not compiled for.
 
-PyPI's torchvision for Linux is compiled against a CUDA torch. Beside a CPU torch its compiled operators do not
-load, and the import then fails, because torchvision describes the output shapes of two of them (``nms`` and
-``qnms``, for object detection) without checking that they exist. timm imports torchvision, so timm fails too.
+PyPI's torchvision for Linux is compiled against a CUDA torch. Beside a CPU torch its compiled operators do
+not load, and the import then fails, because it describes the output shapes of two of them (``nms`` and
+``qnms``, for object detection) without asking if they exist. timm imports torchvision, so it fails as well.
 """
 
 import sys
@@ -14,11 +14,11 @@ def ensure_torchvision() -> None:
     """Make ``import torchvision``, and so ``import timm``, work; call it before either.
 
     Where torchvision imports by itself nothing is changed. Otherwise the two operators are declared, so that
-    the import succeeds; torchvision's Python parts (models, transforms, data sets) then work, and its compiled
-    operators still raise torchvision's own error when they are called.
+    the import succeeds; torchvision's Python parts (models, transforms, data sets) then work, and its
+    compiled operators still raise torchvision's own error when they are called.
     """
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise

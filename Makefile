@@ -1,0 +1,47 @@
+# make book | test | serve | bench | clean        needs Python 3.11 or newer and nothing else
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PORT   ?= 8000
+# Two workers; the cells of one notebook stay in one of them.
+PYTEST ?= -n 2 --dist loadfile
+# TORCH=cpu: on Linux without a GPU, take PyTorch's own CPU packages instead of several GB of CUDA libraries.
+PIP_cpu := --extra-index-url https://download.pytorch.org/whl/cpu
+
+# No page and no test needs a model hub; timm then says so at once instead of after a minute.
+export HF_HUB_OFFLINE ?= 1
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: book test serve bench clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_$(TORCH)) -c constraints.txt -e ".[book,test]"
+	touch $@
+
+# jupyter-cache sees that a notebook's code changed, but not that the library or the data that it reads did.
+INPUTS := $(shell find epimlib data constraints.txt -type f ! -name '*.pyc' ! -path 'data/cache/*' | LC_ALL=C sort | xargs cksum | cksum | cut -d ' ' -f 1)
+.jupyter_cache/$(INPUTS):
+	rm -rf .jupyter_cache && mkdir .jupyter_cache && touch $@
+
+# Sphinx leaves the pages of removed chapters behind, and those of the source code as they were.
+_build/settings: _toc.yml _config.yml $(wildcard book/_ext/*)
+	rm -rf _build/html && mkdir -p _build && touch $@
+
+book: $(VENV)/.installed .jupyter_cache/$(INPUTS) _build/settings
+	$(BIN)/jupyter-book build . -W -n --keep-going
+	@echo "The book is _build/html/index.html; make serve shows it in a browser."
+
+test: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST)
+
+serve: book
+	@echo "http://127.0.0.1:$(PORT)/  (Ctrl-C ends it)"
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+
+bench: $(VENV)/.installed
+	for file in benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+clean:
+	rm -rf _build .jupyter_cache

@@ -1,0 +1,59 @@
+"""Sphinx extension: what the book needs beyond Jupyter Book's settings.
+
+- Everything that a page loads lies in the book itself: MathJax, which typesets the formulas, is copied out of
+  the ``sphinx-mathjax-offline`` package, and the scripts of sphinx-thebe, which Jupyter Book always adds and
+  which would fetch a kernel client from another host, are left out.
+- The docstrings of attributes and properties are plain sentences.
+- The bibliography does not claim to be a list of list items, which it is not for a screen reader.
+"""
+
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+MATHJAX = ("tex-mml-chtml.js", "output/chtml/fonts/woff-v2")
+
+
+def copy_mathjax(app, error):
+    """Copy MathJax and the fonts that it draws with beside the pages, once."""
+    if error or app.builder.format != "html":
+        return
+    # The name has hyphens, so the package cannot be imported; only its files are wanted.
+    source = Path(find_spec("sphinx-mathjax-offline").origin).parent / "static" / "mathjax"
+    target = Path(app.outdir) / "_static" / "mathjax"
+    for name in MATHJAX:
+        if (target / name).exists():
+            continue
+        if (source / name).is_dir():
+            shutil.copytree(source / name, target / name)
+        else:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source / name, target / name)
+
+
+def correct_page(app, pagename, templatename, context, doctree):
+    """Drop the scripts of sphinx-thebe from a page, and the wrong role from its bibliography."""
+    context["script_files"] = [
+        script
+        for script in context["script_files"]
+        if "thebe" not in f"{script.filename} {script.attributes.get('body')}"
+    ]
+    if "body" in context:
+        context["body"] = context["body"].replace(
+            '<div role="list" class="citation-list">', '<div class="citation-list">'
+        )
+
+
+def plain_sentence(app, what, name, obj, options, lines):
+    """Put an empty comment first: napoleon takes what stands before a colon in the first line for a type."""
+    if what in ("attribute", "property"):
+        lines[:0] = ["..", ""]
+
+
+def setup(app):
+    app.config.mathjax_path = "mathjax/tex-mml-chtml.js"
+    app.set_html_assets_policy("always")  # a formula may stand in the output of a cell only
+    app.connect("build-finished", copy_mathjax)
+    app.connect("html-page-context", correct_page, priority=900)
+    app.connect("autodoc-process-docstring", plain_sentence, priority=400)  # napoleon comes at 500
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

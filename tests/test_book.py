@@ -1,0 +1,125 @@
+"""The structure of notebooks and pages, without running them."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+HTML = ROOT / "_build" / "html"
+NOTEBOOKS = sorted(path for path in (ROOT / "notebooks").rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+PAGES = sorted((ROOT / "book").glob("*.md"))
+# A folder of somebody's machine.
+FOLDER = re.compile(r"(?<![\w.:/])/(?:home|Users|root|tmp|var|work|mnt|opt)/\w|[A-Z]:\\\\?Users")
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+
+
+def contents() -> list[str]:
+    """Return every file that the table of contents names, in its order."""
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+
+    def files(node):
+        for key, value in node.items():
+            if key in ("root", "file"):
+                yield value
+            elif isinstance(value, list):
+                for child in value:
+                    yield from files(child)
+
+    return list(files(toc))
+
+
+def cells(path: Path, kind: str) -> list[dict]:
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == kind]
+
+
+def tags(cell: dict) -> list[str]:
+    return cell["metadata"].get("tags", [])
+
+
+def test_the_table_of_contents_names_every_page_and_notebook_once():
+    there = {path.relative_to(ROOT).with_suffix("").as_posix() for path in NOTEBOOKS + PAGES}
+    named = contents()
+    assert sorted(named) == sorted(there)
+
+
+@each_notebook
+def test_a_notebook_is_named_by_its_place_and_starts_with_its_title(path):
+    assert re.fullmatch(r"\d\d_[a-z0-9_]+", path.stem)
+    assert "".join(cells(path, "markdown")[0]["source"]).startswith("# ")
+
+
+@each_notebook
+def test_a_notebook_starts_with_its_parameters(path):
+    code = cells(path, "code")
+    assert [index for index, cell in enumerate(code) if "parameters" in tags(cell)] == [0]
+
+
+@each_notebook
+def test_a_notebook_was_not_left_in_the_middle(path):
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+    for cell in cells(path, "code"):
+        assert "".join(cell["source"]).strip(), "an empty cell"
+        for output in cell["outputs"]:
+            assert output["output_type"] != "error"
+            assert output.get("name") != "stderr"
+            assert not FOLDER.search(json.dumps(output))
+
+
+@each_notebook
+def test_outputs_are_kept_exactly_where_they_are_compared(path):
+    for cell in cells(path, "code"):
+        if "nbval-ignore-output" in tags(cell):
+            assert cell["outputs"] == [], "".join(cell["source"])
+
+
+@each_notebook
+def test_every_figure_has_name_caption_and_alternative_text(path):
+    for cell in cells(path, "code"):
+        shown = cell["metadata"].get("mystnb", {})
+        drawn = any("image/png" in output.get("data", {}) for output in cell["outputs"])
+        if drawn or "figure" in shown:
+            assert shown["figure"]["name"].startswith("fig-")
+            assert len(shown["figure"]["caption"].split()) >= 3
+            assert len(shown["image"]["alt"].split()) >= 3
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_picture_of_a_page_has_alternative_text(path):
+    text = path.read_text(encoding="utf-8")
+    for _, options in re.findall(r"^(`{3,}|:{3,})\{(?:figure|image)\}(.*?)^\1", text, re.MULTILINE | re.DOTALL):
+        assert re.search(r"^:alt: \S+ \S+ \S+", options, re.MULTILINE), options
+    assert "![](" not in text
+
+
+@pytest.fixture(scope="module")
+def built():
+    if not (HTML / "index.html").is_file():
+        pytest.skip("the book is not built here: run make book")
+    return {path: path.read_text(encoding="utf-8") for path in HTML.rglob("*.html") if "_static" not in path.parts}
+
+
+def test_built_pages_load_nothing_from_another_host(built):
+    loaded = r"<(?:script|img|iframe|source|video)\b[^>]*\bsrc=[\"']?(?:https?:)?//\S*"
+    linked = r"<link\b[^>]*\bhref=[\"']?(?:https?:)?//\S*"
+    for path, text in built.items():
+        found = re.findall(loaded, text) + re.findall(linked, text)
+        assert not found, f"{path.relative_to(HTML)}: {found}"
+
+
+def test_every_chapter_is_built_and_its_source_can_be_downloaded(built):
+    for name in contents():
+        page = built[HTML / f"{name}.html"]
+        suffix = ".ipynb" if (ROOT / f"{name}.ipynb").exists() else ".md"
+        assert (HTML / "_sources" / f"{name}{suffix}").is_file()
+        assert f"_sources/{name}{suffix}" in page
+
+
+def test_built_pages_name_no_folder_of_the_machine(built):
+    for path, text in built.items():
+        assert not FOLDER.search(re.sub(r"https?://\S+", "", text)), path.relative_to(HTML)

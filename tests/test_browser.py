@@ -1,0 +1,196 @@
+"""Every page of the built book, opened in a headless browser from a local server."""
+
+import shutil
+import threading
+from functools import cache
+from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urlsplit
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import sync_playwright
+
+pytestmark = pytest.mark.browser
+
+HTML = Path(__file__).parents[1] / "_build" / "html"
+PAGES = sorted(
+    page.relative_to(HTML).as_posix()
+    for page in HTML.rglob("*.html")
+    if page.relative_to(HTML).parts[0] not in ("_static", "_sources")
+) or ["index.html"]
+BROWSERS = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    r"C:\Program Files\Google\Chrome\Application\chrome.exe",
+)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+# In a page that MathJax has finished: what stands where a formula should.
+UNRENDERED = r"""() => {
+  const found = [...document.querySelectorAll("mjx-merror")].map(e => e.title || e.textContent);
+  for (const e of document.querySelectorAll(".math"))
+    if (!e.querySelector("mjx-container")) found.push(e.textContent);
+  const copy = document.querySelector("main").cloneNode(true);
+  copy.querySelectorAll("pre, code, script, style, mjx-container").forEach(e => e.remove());
+  return found.concat(copy.textContent.match(/\$\$|\\[(\[]|\\(begin|frac|text)\{|\$[^$\n]+\$/g) || []);
+}"""
+
+# Pictures of the article: address, alternative text, and whether it was drawn.
+PICTURES = """() => [
+  ...document.querySelectorAll("article img, article svg:not([aria-hidden=true])")
+].map(e => e.tagName == "IMG"
+    ? [e.getAttribute("src").slice(0, 80), e.getAttribute("alt") || "", e.complete && e.naturalWidth > 0]
+    : ["inline svg", e.getAttribute("aria-label") || e.querySelector("title")?.textContent || "", true])"""
+
+
+class Handler(SimpleHTTPRequestHandler):
+    """Serves the book without a line on the terminal for each request."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, directory=str(HTML), **kwargs)
+
+    def log_message(self, *args):
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def site():
+    if not (HTML / "index.html").is_file():
+        pytest.skip("the book is not built here: run make book")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def browser(site):
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip("no Chromium or Chrome is installed here")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tab(browser, site):
+    """A tab that keeps, in ``tab.trouble``, whatever goes wrong while a page is open."""
+    context = browser.new_context()
+    tab = context.new_page()
+    tab.trouble = []
+    tab.on("console", lambda m: m.type == "error" and tab.trouble.append(f"console: {m.text}"))
+    tab.on("pageerror", lambda error: tab.trouble.append(f"script: {error}"))
+    tab.on("requestfailed", lambda r: tab.trouble.append(f"request failed: {r.url} ({r.failure})"))
+    tab.on("response", lambda r: r.status >= 400 and tab.trouble.append(f"{r.status}: {r.url}"))
+    tab.on("request", lambda r: is_foreign(r.url, site) and tab.trouble.append(f"another host: {r.url}"))
+    yield tab
+    context.close()
+
+
+def is_foreign(url: str, site: str) -> bool:
+    return not url.startswith((site, "data:", "blob:"))
+
+
+def visit(tab, url: str) -> None:
+    """Open a page, follow its redirection if it is one, and wait until its formulas and fonts are there."""
+    tab.goto(url)
+    tab.wait_for_selector("main")
+    tab.wait_for_load_state()
+    tab.evaluate("async () => { await window.MathJax?.startup?.promise; await document.fonts.ready; }")
+    tab.add_style_tag(content="* { transition: none !important; }")  # colours change at once with the scheme
+
+
+class Anchors(HTMLParser):
+    """Collects the places of a page that a link can point to."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = {"", "top"}
+
+    def handle_starttag(self, tag, attrs):
+        self.names.update(value for key, value in attrs if value and (key == "id" or (tag, key) == ("a", "name")))
+
+
+@cache
+def anchors(file: Path) -> set[str]:
+    parser = Anchors()
+    parser.feed(file.read_text(encoding="utf-8"))
+    return parser.names
+
+
+def broken(links: list[str], site: str) -> list[str]:
+    """Return the links into the book whose file or anchor does not exist."""
+    found = []
+    for link in links:
+        address, anchor = urldefrag(link)
+        if is_foreign(address, site):
+            continue
+        file = HTML / unquote(urlsplit(address).path).lstrip("/")
+        file = file / "index.html" if file.is_dir() else file
+        if not file.is_file() or (file.suffix == ".html" and unquote(anchor) not in anchors(file)):
+            found.append(link)
+    return found
+
+
+def is_description(text: str) -> bool:
+    """Return whether a text describes a picture: several words, no file name and no dump of an object."""
+    return len(text.split()) >= 3 and "/" not in text.split()[0] and not text.lstrip().startswith("<")
+
+
+def troubles_of(tab, site: str) -> list[str]:
+    """Return what is wrong with the links, formulas and pictures of the open page."""
+    links = tab.evaluate("() => [...document.querySelectorAll('a[href]')].map(a => a.href)")
+    found = [f"broken link: {link}" for link in broken(links, site)]
+    found += [f"formula: {text}" for text in tab.evaluate(UNRENDERED)]
+    for address, text, drawn in tab.evaluate(PICTURES):
+        if not is_description(text):
+            found.append(f"no alternative text, got {text!r}: {address}")
+        if not drawn:
+            found.append(f"picture not drawn: {address}")
+    return found
+
+
+def barriers_of(tab, scheme: str, **options) -> list[str]:
+    """Return the serious and critical findings of axe-core on the open page, in light or dark colours."""
+    tab.emulate_media(color_scheme=scheme)
+    tab.wait_for_function("scheme => document.documentElement.dataset.theme == scheme", arg=scheme)
+    result = Axe().run(tab, options={"preload": False, "resultTypes": ["violations"], **options})
+    return [
+        f"{scheme}, {violation['impact']}: {violation['help']} ({violation['id']}): {node['html'][:200]}"
+        for violation in result.response["violations"]
+        if violation["impact"] in ("serious", "critical")
+        for node in violation["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page(tab, site, name):
+    visit(tab, site + name)
+    found = troubles_of(tab, site) + barriers_of(tab, "light")
+    found += barriers_of(tab, "dark", runOnly=["color-contrast"])  # all else is the same in both
+    assert not tab.trouble + found, "\n".join([name, *tab.trouble, *found])
+
+
+def test_search_finds_a_page(tab, site):
+    visit(tab, site + "search.html?q=epitome")
+    tab.wait_for_selector("#search-results li a")
+    found = tab.evaluate("() => [...document.querySelectorAll('#search-results li a')].map(a => a.href)")
+    assert not tab.trouble
+    assert any("glossary" in link for link in found), found

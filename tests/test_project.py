@@ -1,0 +1,173 @@
+"""The files around the library agree with each other, and the README keeps its word."""
+
+import contextlib
+import importlib.metadata
+import io
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+import epimlib
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+REQUIREMENTS = [Requirement(line) for line in PROJECT["dependencies"] + EXTRAS["book"] + EXTRAS["test"]]
+PIN = re.compile(r"([A-Za-z0-9._-]+)==([0-9A-Za-z.]+)")
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def pins() -> dict[str, str]:
+    """Return the version of every package in constraints.txt; any other line than ``name==version`` fails."""
+    lines = [line for line in read("constraints.txt").splitlines() if not line.startswith("#")]
+    found = [PIN.fullmatch(line) for line in lines]
+    assert all(found), [line for line, match in zip(lines, found, strict=True) if not match]
+    names = [canonicalize_name(match[1]) for match in found]
+    assert len(names) == len(set(names)), "a package is pinned twice"
+    return dict(zip(names, (match[2] for match in found), strict=True))
+
+
+# Dependencies -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("requirement", REQUIREMENTS, ids=lambda r: r.name)
+def test_every_requirement_is_bounded_and_its_pin_lies_within(requirement):
+    operators = {bound.operator for bound in requirement.specifier}
+    assert operators == {">=", "<"}, f"{requirement} must have a lower and an upper bound"
+    assert requirement.specifier.contains(pins()[canonicalize_name(requirement.name)])
+
+
+def test_everything_that_is_installed_with_the_project_is_pinned():
+    """Walks the requirements of the requirements, as this machine has them."""
+    from_torch = ("nvidia-", "cuda-", "triton")  # a CUDA torch pins these itself, and a CPU torch has none
+    pinned, seen, queue = pins(), set(), list(REQUIREMENTS)
+    while queue:
+        requirement = queue.pop()
+        name = canonicalize_name(requirement.name)
+        if (name, *sorted(requirement.extras)) in seen or name.startswith(from_torch):
+            continue
+        seen.add((name, *sorted(requirement.extras)))
+        distribution = importlib.metadata.distribution(name)
+        assert name in pinned, f"{name} is not in constraints.txt"
+        installed = Version(distribution.version)
+        assert installed.public == pinned[name], f"{name} {installed} is installed, {pinned[name]} is pinned"
+        for line in distribution.requires or []:
+            child = Requirement(line)
+            extras = requirement.extras or {""}
+            if child.marker is None or any(child.marker.evaluate({"extra": extra}) for extra in extras):
+                queue.append(child)
+
+
+def test_environment_yml_takes_its_packages_and_versions_from_the_other_two():
+    environment = yaml.safe_load(read("environment.yml"))
+    assert environment["name"] == PROJECT["name"]
+    assert environment["channels"] == ["conda-forge"]
+    python, pip, section = environment["dependencies"]
+    assert Requirement(python).specifier == Requirement(f"python{PROJECT['requires-python']}").specifier
+    assert pip == "pip"
+    assert section == {"pip": ["-c constraints.txt", f"-e .[{','.join(EXTRAS)}]"]}
+
+
+def test_the_makefile_installs_what_environment_yml_installs():
+    assert f'-c constraints.txt -e ".[{",".join(EXTRAS)}]"' in read("Makefile")
+
+
+# Licence, citation, address -----------------------------------------------------------------------------
+
+
+def test_code_is_mit_and_prose_is_cc_by():
+    assert PROJECT["license"] == "MIT"
+    assert PROJECT["license-files"] == ["LICENSE", "LICENSE-prose"]
+    assert read("LICENSE").startswith("MIT License\n")
+    assert "https://creativecommons.org/licenses/by/4.0/" in read("LICENSE-prose")
+
+
+def test_the_citation_names_this_version_and_prefers_the_paper():
+    citation = yaml.safe_load(read("CITATION.cff"))
+    assert citation["version"] == epimlib.__version__
+    assert citation["license"] == PROJECT["license"]
+    paper = citation["preferred-citation"]
+    entry = re.search(r"@inproceedings\{epim,.*?\n\}", read("book/references.bib"), re.DOTALL)[0]
+    assert paper["doi"] in entry
+    assert all(f"{author['family-names']}, {author['given-names']}" in entry for author in paper["authors"])
+    assert f"## {epimlib.__version__} " in read("CHANGELOG.md")
+
+
+def test_the_repository_has_one_address():
+    address = yaml.safe_load(read("_config.yml"))["repository"]["url"]
+    files = [path for pattern in ("*.*", "book/*", "notebooks/*.ipynb") for path in ROOT.glob(pattern)]
+    found = {
+        match
+        for path in files
+        if path.is_file()
+        for match in re.findall(r"https://github\.com/[\w-]+/epimlib", path.read_text(encoding="utf-8"))
+    }
+    assert found == {address}
+
+
+# README -------------------------------------------------------------------------------------------------
+
+
+def test_the_example_of_the_readme_is_short_and_prints_what_it_shows():
+    code, shown = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", read("README.md"), re.DOTALL).groups()
+    assert len(code.strip().splitlines()) <= 12
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "README.md", "exec"), {})
+    assert printed.getvalue() == shown
+
+
+def test_links_of_the_readme_lead_somewhere():
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)\)", read("README.md")) if "://" not in link]
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+# Imports ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "module", ["epimlib", "epimlib.plan", "epimlib.workload", "epimlib.design", "epimlib.pim.mapping"]
+)
+def test_it_imports_without_torch_and_without_what_only_some_functions_need(module):
+    heavy = ["torch", "torchvision", "timm", "pandas", "scipy", "matplotlib", "seaborn", "sklearn"]
+    program = f"import sys, {module}; print(*[name for name in {heavy} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == []
+
+
+# Style and CI -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=" ".join)
+def test_ruff_finds_nothing(command):
+    ruff = [sys.executable, "-m", "ruff", *command, "--no-cache", "."]
+    result = subprocess.run(ruff, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("reason", "code"), [("no accelerator here", 0), ("no Chromium or Chrome is installed here", 1), ("", 1)]
+)
+def test_ci_excuses_a_skip_only_for_a_missing_accelerator(tmp_path, reason, code):
+    report = tmp_path / "report.xml"
+    report.write_text(
+        '<testsuites><testsuite><testcase classname="tests.test_a" name="test_b"/>'
+        f'<testcase classname="tests.test_a" name="test_c"><skipped message="{reason}"/></testcase>'
+        "</testsuite></testsuites>"
+    )
+    command = [sys.executable, ROOT / ".ci" / "skipped.py", report]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == code
+    assert ("tests.test_a::test_c" in result.stderr) == bool(code)
