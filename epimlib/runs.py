@@ -1,4 +1,4 @@
-"""Parameters of a notebook, typed and checked, and the record of a run.
+"""Notebooks with typed and checked parameters, and the records of their runs.
 
 The first code cell of a notebook is tagged ``parameters`` and holds one parameter per line::
 
@@ -13,15 +13,23 @@ the book read it from the file.
 
 import ast
 import io
+import itertools
 import linecache
 import math
+import os
+import platform
 import re
+import subprocess
+import time
 import tokenize
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO, Any
 
-from epimlib._checks import nearest
+from epimlib._checks import keys, nearest, read_json, write_json, write_text
 
 TYPES = {"int": int, "float": float, "bool": bool, "str": str}
 TYPES |= {"list[int]": int, "list[float]": float, "list[str]": str}
@@ -30,6 +38,8 @@ COMMENT = re.compile(
     r"# *(?P<help>[^\[\];]+?) *\[(?P<unit>[^\[\]]+)\](, *(?P<range>[^;]+?))?( *; *full: *(?P<full>.+))?"
 )
 METRIC = "application/vnd.epimlib.metric+json"
+RECORD = "record.json"
+PACKAGES = ("epimlib", "numpy", "scipy", "pandas", "matplotlib", "torch", "torchvision", "timm", "papermill")
 
 
 @dataclass(frozen=True)
@@ -72,7 +82,7 @@ class Parameter:
         if not self.type.startswith("list"):
             return self._check(value, value)
         if not isinstance(value, list):
-            raise TypeError(f"{self.name} must be a {self.type}, got {value!r}")
+            raise TypeError(f"{self.name} must be of type {self.type}, got {value!r}")
         return [self._check(element, value) for element in value]
 
     def _check(self, element: Any, value: Any) -> Any:
@@ -80,12 +90,27 @@ class Parameter:
         if kind is float and type(element) is int:
             element = float(element)
         if type(element) is not kind:
-            raise TypeError(f"{self.name} must be a {self.type}, got {value!r}")
+            raise TypeError(f"{self.name} must be of type {self.type}, got {value!r}")
         if self.low is not None and not self.low <= element <= self.high:
             raise ValueError(f"{self.name} must be in {self.range} [{self.unit}], got {value!r}")
         if self.choices and element not in self.choices:
             raise ValueError(f"{self.name} must be {' or '.join(map(repr, self.choices))}, got {value!r}")
         return element
+
+    def parse(self, text: str) -> Any:
+        """Return the value that a command line means: ``3``, ``0.5``, ``true``, ``name``, or ``3,5`` for a list.
+
+        Raises:
+            TypeError: if the text is not of this type.
+            ValueError: if the value, or an element of it, is out of range.
+        """
+        convert = {"true": True, "false": False}.__getitem__ if self.type == "bool" else TYPES[self.type]
+        many = self.type.startswith("list")
+        try:
+            values = [convert(part.strip()) for part in (text.strip("[]").split(",") if many else [text])]
+        except (KeyError, ValueError):
+            raise TypeError(f"{self.name} must be of type {self.type}, got {text!r}") from None
+        return self.check(values if many else values[0])
 
 
 def parse_parameters(source: str, where: str = "the parameters cell") -> tuple[Parameter, ...]:
@@ -144,11 +169,19 @@ def _parse_range(name: str, kind: type, text: str | None) -> tuple[Any, Any, tup
         if text is not None and "|" in text and kind is not bool:
             return None, None, tuple(kind(choice.strip()) for choice in text.split("|"))
         low, high = (kind(bound) for bound in text.split("..", 1))
-        if kind in (int, float) and low <= high:
+        if kind in (int, float) and -math.inf < low <= high < math.inf:
             return low, high, ()
     except (AttributeError, ValueError):
         pass
     raise ValueError(f"the range of {name} must be low..high or a|b|c (of a bool: none), got {text}")
+
+
+def named(parameters: tuple[Parameter, ...], name: str) -> Parameter:
+    """Return the parameter of that name; an unknown one raises ``ValueError`` with the nearest known one."""
+    known = {parameter.name: parameter for parameter in parameters}
+    if name not in known:
+        raise ValueError(f"unknown parameter {name!r}; {nearest(name, known)}")
+    return known[name]
 
 
 def resolve(parameters: tuple[Parameter, ...], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,16 +191,9 @@ def resolve(parameters: tuple[Parameter, ...], given: Mapping[str, Any]) -> dict
         ValueError: naming an unknown parameter with the nearest known one, or a value out of range.
         TypeError: naming a value of another type.
     """
-    known = {parameter.name: parameter for parameter in parameters}
-    for name in given:
-        if name not in known:
-            raise ValueError(f"unknown parameter {name!r}; {nearest(name, known)}")
-    values = {name: known[name].check(value) for name, value in given.items()}
-    full = values.get("profile", known["profile"].default) == "full"
-    return {
-        name: values.get(name, parameter.full if full and parameter.full is not None else parameter.default)
-        for name, parameter in known.items()
-    }
+    values = {name: named(parameters, name).check(value) for name, value in given.items()}
+    full = values.get("profile", named(parameters, "profile").default) == "full"
+    return {p.name: values.get(p.name, p.full if full and p.full is not None else p.default) for p in parameters}
 
 
 def check(namespace: dict[str, Any]) -> None:
@@ -255,3 +281,320 @@ def report(**values: int | float | str | bool) -> None:
             metadata={"scrapbook": {"name": name, "mime_prefix": prefix}},
             raw=True,
         )
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """What a notebook file says of itself, read without a kernel.
+
+    Attributes:
+        path: the file.
+        title: its first heading.
+        parameters: its parameters, in the order of the parameters cell.
+    """
+
+    path: Path
+    title: str
+    parameters: tuple[Parameter, ...]
+
+    @property
+    def name(self) -> str:
+        """Return the path below the folder ``notebooks``, or else the file name, without the suffix."""
+        parts = self.path.resolve().with_suffix("").parts
+        return "/".join(parts[parts.index("notebooks") + 1 :] if "notebooks" in parts[:-1] else parts[-1:])
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Notebook":
+        """Return the notebook at ``path``.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is truncated or no notebook, or if its first code cell does not declare parameters.
+        """
+        path = Path(path)
+        data = read_json(path, "notebook")
+        cells = data.get("cells") if isinstance(data, dict) else None
+        if not isinstance(cells, list) or not all(isinstance(c, dict) and _source(c) is not None for c in cells):
+            raise ValueError(f"{path} is not a notebook of format 4: it has no list of cells")
+        code = [cell for cell in cells if cell.get("cell_type") == "code"]
+        if not code or "parameters" not in code[0].get("metadata", {}).get("tags", []):
+            raise ValueError(f"the first code cell of {path} is not tagged 'parameters'")
+        titles = [line[2:] for cell in cells for line in _source(cell).splitlines() if line.startswith("# ")]
+        parameters = parse_parameters(_source(code[0]), f"{path}, parameters cell")
+        return cls(path, titles[0] if titles else path.stem, parameters)
+
+
+def _source(cell: Mapping[str, Any]) -> str | None:
+    source = cell.get("source")
+    return "".join(source) if isinstance(source, list) else source
+
+
+def notebooks() -> dict[str, Path]:
+    """Return the notebooks of the project by name: those below the current folder, else those beside epimlib.
+
+    Raises:
+        FileNotFoundError: if neither place has a folder ``notebooks``.
+    """
+    for folder in (Path("notebooks"), Path(__file__).parents[1] / "notebooks"):
+        if folder.is_dir():
+            return {path.stem: path for path in sorted(folder.glob("*.ipynb"))}
+    raise FileNotFoundError("no folder 'notebooks' here; change to a clone of the project or name a file")
+
+
+def find_notebook(name: str) -> Path:
+    """Return the file that a path, a name such as ``03_mapping``, or its topic ``mapping`` means.
+
+    Raises:
+        FileNotFoundError: naming the nearest known one.
+    """
+    if name.endswith(".ipynb"):
+        return Path(name)
+    known = notebooks()
+    topics = {stem.partition("_")[2]: stem for stem in known}
+    stem = topics.get(name, name)
+    if stem not in known:
+        raise FileNotFoundError(f"unknown notebook {name!r}; {nearest(name, topics)}")
+    return known[stem]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a finished run was and what it found; ``record.json`` in the folder of the run.
+
+    Attributes:
+        notebook: name of the notebook.
+        parameters: value of every parameter, ``profile`` and, where there is one, ``seed`` among them.
+        versions: of Python and of the main packages.
+        commit: Git commit of the notebook, None outside a repository.
+        dirty: whether files of the repository differed from that commit, None outside a repository.
+        machine: platform, processor and number of cores.
+        started: UTC, ISO 8601.
+        seconds: wall time of the notebook [s].
+        metrics: the numbers that the notebook reported.
+    """
+
+    notebook: str
+    parameters: dict[str, Any]
+    versions: dict[str, str]
+    commit: str | None
+    dirty: bool | None
+    machine: dict[str, Any]
+    started: str
+    seconds: float
+    metrics: dict[str, Any]
+
+    @classmethod
+    def load(cls, path: str | Path) -> "RunRecord":
+        """Return the record at ``path``, a file or the folder of a run.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            ValueError: if it is truncated, or its keys or their types are not those of a record.
+        """
+        path = Path(path)
+        if path.is_dir():
+            path = path / RECORD
+            if not path.exists():
+                raise FileNotFoundError(f"no {path}; a run that failed or was interrupted leaves no record")
+        data = read_json(path, "run record")
+        try:
+            return cls.from_dict(data)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the record as JSON, whole or not at all."""
+        write_json(path, self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data that ``from_dict`` reads."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "RunRecord":
+        """Return the record of ``to_dict``; unknown, missing or mistyped keys raise ``ValueError``."""
+        keys("a run record", data, [field.name for field in fields(cls)])
+        kinds = dict.fromkeys(("parameters", "versions", "machine", "metrics"), dict)
+        kinds |= {"notebook": str, "started": str, "seconds": int | float}
+        for name, kind in kinds.items():
+            if not isinstance(data[name], kind):
+                raise ValueError(f"{name} of a run record has the wrong type: {data[name]!r}")
+        return cls(**data)
+
+    def __str__(self) -> str:
+        metrics = table(("metric", "value"), list(self.metrics.items()))
+        return f"{self.notebook}, {self.started}, {self.seconds:.1f} s\n\n{metrics}"
+
+
+def compare(first: RunRecord, second: RunRecord) -> tuple[list[tuple], list[tuple]]:
+    """Return what differs between two runs of one notebook.
+
+    Returns:
+        The parameters that differ as (name, first, second), and every metric as (name, first, second, second -
+        first, second / first); None stands for a value that a run lacks or that cannot be computed.
+
+    Raises:
+        ValueError: if the runs are of different notebooks.
+    """
+    if first.notebook != second.notebook:
+        raise ValueError(f"runs of different notebooks, {first.notebook} and {second.notebook}, do not compare")
+    parameters = [row for row in _beside(first.parameters, second.parameters) if row[1] != row[2]]
+    metrics = []
+    for name, a, b in _beside(first.metrics, second.metrics):
+        numbers = type(a) in (int, float) and type(b) in (int, float)
+        metrics.append((name, a, b, b - a if numbers else None, b / a if numbers and a else None))
+    return parameters, metrics
+
+
+def _beside(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    for name in first | second:
+        yield name, first.get(name), second.get(name)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return rows as aligned text; floats with six digits, None as a dash."""
+    cells = [list(header), *([_text(value) for value in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
+
+
+def _text(value: Any) -> str:
+    return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+class RunError(RuntimeError):
+    """A run that started did not end well."""
+
+
+def execute(notebook: Notebook, given: Mapping[str, Any], output: str | Path = "runs") -> Path:
+    """Run a notebook in its own folder and return the folder of the run, a new one in ``output``.
+
+    That holds the executed notebook, its HTML page and, written last, the record. A run that fails or is
+    interrupted leaves the cells executed so far in a notebook ``*.partial.ipynb`` and no record.
+
+    Raises:
+        ValueError, TypeError: before a kernel starts, if a parameter is unknown, of another type or out of range,
+            or the file is no valid notebook.
+        OSError: before a kernel starts, if ``output`` cannot be written.
+        RunError: if the run started and a cell raised, the kernel died or the disk was full.
+    """
+    values = resolve(notebook.parameters, given)
+    import nbformat
+    import papermill
+
+    source = nbformat.read(notebook.path, as_version=4)
+    try:
+        nbformat.validate(source)
+    except nbformat.ValidationError as error:
+        raise ValueError(f"{notebook.path} is not a valid notebook: {error.message}") from error
+    started = datetime.now(UTC)
+    folder = _new_folder(Path(output), f"{notebook.name.replace('/', '-')}-{started:%Y%m%d-%H%M%S}")
+    try:
+        _execute(notebook, source, values, started, folder)
+    except papermill.PapermillExecutionError as error:
+        sentence = f"cell {error.exec_count} raised {error.ename}: {error.evalue}".splitlines()[0]
+        raise RunError(f"{sentence} (what was executed is in {folder})") from error
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted (what was executed is in {folder})") from None
+    except Exception as error:
+        raise RunError(f"{type(error).__name__}: {error} (what was executed is in {folder})") from error
+    return folder
+
+
+def _execute(notebook: Notebook, source: Any, values: dict[str, Any], started: datetime, folder: Path) -> None:
+    import papermill
+
+    from epimlib._page import page
+
+    commit, dirty = _git_state(notebook.path.parent)
+    final, partial = (folder / f"{notebook.path.stem}{suffix}" for suffix in (".ipynb", ".partial.ipynb"))
+    log = folder / "kernel.log"
+    clock = time.perf_counter()
+    try:
+        with log.open("w") as stream:
+            executed = papermill.execute_notebook(
+                source,
+                str(partial),
+                values,
+                kernel_name="python3",  # this interpreter, whatever the notebook was last edited with
+                language="python",
+                cwd=str(notebook.path.parent),
+                progress_bar={"desc": notebook.name},
+                kernel_manager_class=_kernel_manager(stream),
+                extra_arguments=["--IPKernelApp.log_level=40"],
+            )
+    finally:
+        if not log.stat().st_size:
+            log.unlink()
+    seconds = round(time.perf_counter() - clock, 3)
+    metrics = {name: value for metric in _metrics(executed) for name, value in metric.items()}
+    record = RunRecord(
+        notebook=notebook.name,
+        parameters=values,
+        versions=_versions(),
+        commit=commit,
+        dirty=dirty,
+        machine=_machine(),
+        started=started.isoformat(timespec="seconds"),
+        seconds=seconds,
+        metrics=metrics,
+    )
+    write_text(final.with_suffix(".html"), page(executed, notebook.title, metrics, notebook.path.parent))
+    partial.replace(final)
+    record.save(folder / RECORD)
+
+
+def _kernel_manager(stream: IO[str]) -> type:
+    """Return a manager whose kernels write what they say outside of any cell, a crash for instance, to ``stream``."""
+    from jupyter_client import AsyncKernelManager
+
+    class KernelManager(AsyncKernelManager):
+        def start_kernel(self, **options: Any) -> Any:
+            return super().start_kernel(stderr=stream, **options)
+
+    return KernelManager
+
+
+def _new_folder(output: Path, name: str) -> Path:
+    for number in itertools.count(1):
+        folder = output / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue  # another run of the same second
+        except OSError as error:
+            raise OSError(f"cannot write into {output}: {error.strerror}") from error
+
+
+def _metrics(executed: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for cell in executed["cells"]:
+        for output in cell.get("outputs", []):
+            yield output.get("data", {}).get(METRIC, {})
+
+
+def _git_state(folder: Path) -> tuple[str | None, bool | None]:
+    """Return the commit and whether files differ from it; None where there is no repository or no Git."""
+    commit = _git(folder, "rev-parse", "HEAD")
+    return commit, None if commit is None else _git(folder, "status", "--porcelain") != ""
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
+
+
+def _machine() -> dict[str, Any]:
+    """Return what the machine is, but not which one: no host name, no user, no path."""
+    cpuinfo = Path("/proc/cpuinfo")  # platform.processor() says nothing on Linux
+    models = re.findall(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else []
+    processor = models[0] if models else platform.processor() or platform.machine()
+    return {"platform": platform.platform(), "processor": processor, "cores": os.cpu_count()}
