@@ -1,4 +1,4 @@
-# make book | test | serve | bench | clean        needs Python 3.11 or newer and nothing else
+# make book | test | serve | bench | outputs | clean        needs Python 3.11 or newer and nothing else
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -12,7 +12,7 @@ PIP_cpu := --extra-index-url https://download.pytorch.org/whl/cpu
 export HF_HUB_OFFLINE ?= 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: book test serve bench clean
+.PHONY: book test serve bench outputs clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}")'
@@ -42,6 +42,10 @@ serve: book
 
 bench: $(VENV)/.installed
 	for file in benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+# The outputs that nbval compares, computed anew and written into the notebooks: read the difference before you commit.
+outputs: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.outputs $(wildcard notebooks/*.ipynb)
 
 clean:
 	rm -rf _build .jupyter_cache

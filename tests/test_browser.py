@@ -49,7 +49,7 @@ UNRENDERED = r"""() => {
 
 # Pictures of the article: address, alternative text, and whether it was drawn.
 PICTURES = """() => [
-  ...document.querySelectorAll("article img, article svg:not([aria-hidden=true])")
+  ...document.querySelectorAll("article img, article svg:not([aria-hidden=true]):not(button svg)")
 ].map(e => e.tagName == "IMG"
     ? [e.getAttribute("src").slice(0, 80), e.getAttribute("alt") || "", e.complete && e.naturalWidth > 0]
     : ["inline svg", e.getAttribute("aria-label") || e.querySelector("title")?.textContent || "", true])"""
@@ -140,7 +140,7 @@ def broken(links: list[str], site: str) -> list[str]:
     found = []
     for link in links:
         address, anchor = urldefrag(link)
-        if is_foreign(address, site):
+        if not address.startswith(site):
             continue
         file = HTML / unquote(urlsplit(address).path).lstrip("/")
         file = file / "index.html" if file.is_dir() else file
