@@ -121,7 +121,7 @@ def _directive(name: str, argument: str) -> tuple[str, str]:
 def _role(name: str, text: str, metrics: Mapping[str, Any]) -> str:
     """Return what stands for a role."""
     if name.startswith("glue"):
-        key, _, form = text.partition(":")
+        key, _, form = text.rpartition("::")[2].partition(":")  # "file::key" quotes another page
         return format(metrics[key], form) if key in metrics else f"[{key}]"
     if name == "math":
         return f"${text}$"

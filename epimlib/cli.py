@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from epimlib import runs
+from epimlib.parameters import named
 from epimlib.runs import Notebook, RunRecord, table
 
 
@@ -80,7 +81,7 @@ def _given(request: argparse.Namespace, notebook: Notebook) -> dict[str, Any]:
             raise ValueError(f"a parameter is given as NAME=VALUE, got {name!r}")
         if name in given:
             raise ValueError(f"parameter {name!r} is given twice")
-        given[name] = runs.named(notebook.parameters, name).parse(text)
+        given[name] = named(notebook.parameters, name).parse(text)
     return given
 
 

@@ -1,0 +1,623 @@
+"""Parameters, run records and runs: what a notebook declares is what a reader can set, and what a record says."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+from bs4 import BeautifulSoup
+from hypothesis import given
+from hypothesis import strategies as st
+from nbclient import NotebookClient
+from nbformat import v4
+
+from epimlib import _page, runs
+from epimlib._page import plain
+from epimlib.parameters import Parameter, named, parse_parameters, resolve
+from epimlib.runs import METRIC, Notebook, RunError, RunRecord, check, compare, execute, find_notebook, report, table
+
+PROFILE = 'profile: str = "quick"  # quick runs in seconds [name], quick|full\n'
+CELL = (
+    PROFILE
+    + """rows: int = 1024  # word lines, the rows of an epitome [word lines], 16..8192; full: 2048
+bits: list[int] = [3, 5]  # bits of a weight [bit], 1|2|3|5
+rate: float = 1  # learning rate [1/step], 1e-3..1.5
+wrap: bool = True  # share patches [flag]
+label: str = "a b"  # name of the figure [text]
+"""
+)
+PARAMETERS = (
+    Parameter("profile", "str", "quick", "quick runs in seconds", "name", choices=("quick", "full")),
+    Parameter("rows", "int", 1024, "word lines, the rows of an epitome", "word lines", low=16, high=8192, full=2048),
+    Parameter("bits", "list[int]", [3, 5], "bits of a weight", "bit", choices=(1, 2, 3, 5)),
+    Parameter("rate", "float", 1.0, "learning rate", "1/step", low=0.001, high=1.5),
+    Parameter("wrap", "bool", True, "share patches", "flag"),
+    Parameter("label", "str", "a b", "name of the figure", "text"),
+)
+PROSE = """# A tiny notebook
+
+(sec-x)=
+There are {glue:text}`tiny_double:,` cells on $R$ crossbars.
+
+$$
+R = 2 r
+$$ (eq-r)
+"""
+CODE = """from epimlib.runs import report
+import numpy as np
+report(tiny_double=np.int64(2 * rows), tiny_share=rate / 4)
+print(open("beside.txt").read(), "for", label)"""
+
+
+PYTHON = {"kernel_name": "python3", "language": "python"}
+
+
+def write(path: Path, *sources: str, cell: str = CELL) -> Path:
+    """Write a notebook with these cells after the parameters cell and its check."""
+    parameters = v4.new_code_cell(cell, metadata={"tags": ["parameters"]})
+    checking = v4.new_code_cell("from epimlib.runs import check\ncheck(globals())")
+    cells = [v4.new_markdown_cell(PROSE), parameters, checking, *map(v4.new_code_cell, sources)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(v4.new_notebook(cells=cells), path)
+    return path
+
+
+@pytest.fixture
+def no_kernel(monkeypatch):
+    """Fail if anything is executed."""
+
+    def forbidden(*arguments, **options):
+        raise AssertionError("a kernel would have been started")
+
+    monkeypatch.setattr("papermill.execute_notebook", forbidden)
+
+
+@pytest.fixture
+def read_only(tmp_path):
+    """Return a folder in which this process cannot write."""
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o500)
+    root = os.geteuid() == 0  # whom no mode keeps out
+    if root:
+        os.seteuid(65534)
+    yield folder
+    if root:
+        os.seteuid(0)
+
+
+class TestParametersCell:
+    def test_every_field_is_read_from_the_line(self):
+        assert parse_parameters(CELL) == PARAMETERS
+
+    def test_the_types_are_those_of_the_annotation(self):
+        rate = parse_parameters(CELL)[3]
+        assert type(rate.default) is float
+
+    @pytest.mark.parametrize(
+        ("line", "message"),
+        [
+            ("rows = 3  # rows [1], 1..4", "a parameter is written 'name: type = default"),
+            ("rows: int = 3", "a parameter is written"),
+            ("rows: int = 3  # rows, 1..4", "a parameter is written"),
+            ("rows: int  # rows [1], 1..4", "a parameter is written"),
+            ("import numpy  # rows [1], 1..4", "a parameter is written"),
+            ("rows: list[int] = [1,\n 2]  # rows [1], 1..4", "a parameter is written"),
+            ("a: int = 1; rows: int = 2  # rows [1], 1..4", "a parameter is written"),
+            ("rows: integer = 3  # rows [1], 1..4", "the type of rows must be one of int, .*got integer"),
+            ("rows: int = 3  # rows [1]", "the range of rows must be low..high or a|b|c"),
+            ("rows: int = 3  # rows [1], 4..1", "the range of rows must be low"),
+            ("rows: int = 3  # rows [1], 1..4.5", "the range of rows must be low"),
+            ("rows: int = 3  # rows [1], small", "the range of rows must be low"),
+            ("rows: float = 3  # rows [1], 0..inf", "the range of rows must be low"),
+            ("rows: bool = True  # rows [1], True|False", "the range of rows must be low"),
+            ("rows: str = 'a'  # rows [1], a..c", "the range of rows must be low"),
+            ("rows: int = 2 ** 3  # rows [1], 1..9", r"the value of rows must be a literal, got 2 \*\* 3"),
+            ("rows: int = 9  # rows [1], 1..4", r"rows must be in 1..4 \[1\], got 9"),
+            ("rows: int = 3  # rows [1], 1..4; full: 9", r"rows must be in 1..4 \[1\], got 9"),
+            ("rows: int = 3.0  # rows [1], 1..4", "rows must be of type int, got 3.0"),
+            ("rows: str = 'd'  # rows [1], a|b", "rows must be 'a' or 'b', got 'd'"),
+            ("profile: str = 'quick'  # p [name], quick|full", "profile is declared twice"),
+        ],
+    )
+    def test_a_malformed_line_is_named(self, line, message):
+        with pytest.raises(ValueError, match=rf"^x.ipynb, line 2: {message}"):
+            parse_parameters(PROFILE + line + "\n", "x.ipynb")
+
+    def test_a_cell_that_is_not_python_is_named(self):
+        with pytest.raises(ValueError, match=r"x.ipynb is not Python: .*line 2"):
+            parse_parameters(PROFILE + "rows: int = = 3", "x.ipynb")
+
+    @pytest.mark.parametrize("cell", ["", 'profile: str = "quick"  # p [name], quick|slow\n'])
+    def test_every_notebook_has_both_profiles(self, cell):
+        with pytest.raises(ValueError, match='x.ipynb lacks the line: profile: str = "quick"'):
+            parse_parameters(cell, "x.ipynb")
+
+
+class TestValues:
+    @pytest.mark.parametrize(
+        ("name", "value", "message"),
+        [
+            ("rows", True, "rows must be of type int, got True"),
+            ("rows", "64", "rows must be of type int, got '64'"),
+            ("rows", 15, r"rows must be in 16..8192 \[word lines\], got 15"),
+            ("rows", 8193, r"rows must be in 16..8192 \[word lines\], got 8193"),
+            ("rate", "1", "rate must be of type float, got '1'"),
+            ("rate", True, "rate must be of type float, got True"),
+            ("rate", float("nan"), r"rate must be in 0.001..1.5 \[1/step\], got nan"),
+            ("bits", 3, r"bits must be of type list\[int\], got 3"),
+            ("bits", "3,5", r"bits must be of type list\[int\], got '3,5'"),
+            ("bits", [3, 4.0], r"bits must be of type list\[int\], got \[3, 4.0\]"),
+            ("bits", [3, 4], r"bits must be 1 or 2 or 3 or 5, got \[3, 4\]"),
+            ("wrap", 1, "wrap must be of type bool, got 1"),
+            ("profile", "fast", "profile must be 'quick' or 'full', got 'fast'"),
+            ("rwos", 3, "unknown parameter 'rwos'; did you mean 'rows'?"),
+            ("zzz", 3, "unknown parameter 'zzz'; known are bits, label, profile, rate, rows, wrap"),
+        ],
+    )
+    def test_a_wrong_value_is_refused(self, name, value, message):
+        with pytest.raises((TypeError, ValueError), match=message):
+            resolve(PARAMETERS, {name: value})
+
+    def test_an_int_is_a_float_but_not_the_other_way_round(self):
+        assert type(resolve(PARAMETERS, {"rate": 1})["rate"]) is float
+        with pytest.raises(TypeError, match="rows must be of type int, got 64.0"):
+            resolve(PARAMETERS, {"rows": 64.0})
+
+    def test_the_full_profile_replaces_defaults_but_not_what_was_given(self):
+        assert resolve(PARAMETERS, {})["rows"] == 1024
+        assert resolve(PARAMETERS, {"profile": "full"})["rows"] == 2048
+        assert resolve(PARAMETERS, {"profile": "full", "rows": 1024})["rows"] == 1024
+        assert resolve(PARAMETERS, {"profile": "full"})["bits"] == [3, 5]
+
+    @given(st.integers(-20_000, 20_000))
+    def test_a_number_is_accepted_exactly_within_its_range(self, value):
+        rows = PARAMETERS[1]
+        if 16 <= value <= 8192:
+            assert rows.parse(str(value)) == rows.check(value) == value
+        else:
+            with pytest.raises(ValueError, match="rows must be in"):
+                rows.parse(str(value))
+
+    @pytest.mark.parametrize(
+        ("name", "text", "value"),
+        [
+            ("rows", "64", 64),
+            ("rate", "0.5", 0.5),
+            ("rate", "1e-3", 0.001),
+            ("wrap", "false", False),
+            ("wrap", "True", True),
+            ("bits", "3,5,5", [3, 5, 5]),
+            ("bits", "[3, 5]", [3, 5]),
+            ("bits", "3", [3]),
+            ("label", "a=b", "a=b"),
+        ],
+    )
+    def test_the_command_line_is_read_by_type(self, name, text, value):
+        assert named(PARAMETERS, name).parse(text) == value
+
+    @pytest.mark.parametrize(
+        ("name", "text"), [("rows", "64.0"), ("rate", "fast"), ("wrap", "yes"), ("bits", "3,x"), ("bits", "")]
+    )
+    def test_a_text_of_another_type_is_refused(self, name, text):
+        with pytest.raises(TypeError, match=f"{name} must be of type .*, got '{text}'"):
+            named(PARAMETERS, name).parse(text)
+
+
+class TestCheck:
+    """What the second cell of a notebook does, with the history that a kernel would have."""
+
+    def run(self, *inputs: str) -> dict:
+        namespace = {"In": ["", *inputs, "check(globals())"]}
+        for source in inputs:
+            exec(source, namespace)
+        check(namespace)
+        return namespace
+
+    def test_it_says_what_the_reader_sees(self, capsys):
+        self.run(CELL)
+        assert "Profile quick, every parameter at its default." in capsys.readouterr().out
+
+    def test_it_names_injected_values(self, capsys):
+        self.run(CELL, "# Parameters\nrows = 64\nwrap = False\n")
+        assert "Profile quick, rows = 64 instead of 1024, wrap = False instead of True." in capsys.readouterr().out
+
+    def test_the_full_profile_sets_what_was_not_injected(self):
+        assert self.run(CELL, '# Parameters\nprofile = "full"\n')["rows"] == 2048
+        assert self.run(CELL, '# Parameters\nprofile = "full"\nrows = 1024\n')["rows"] == 1024
+        assert self.run(CELL.replace('"quick"', '"full"', 1))["rows"] == 2048
+
+    @pytest.mark.parametrize(
+        ("injected", "message"),
+        [
+            ("rwos = 64", "unknown parameter 'rwos'; did you mean 'rows'?"),
+            ("rows = '64'", "rows must be of type int, got '64'"),
+            ("wrap = 1", "wrap must be of type bool, got 1"),
+            ("rows = 9000", "rows must be in 16..8192"),
+        ],
+    )
+    def test_it_stops_on_an_injected_mistake(self, injected, message):
+        with pytest.raises((TypeError, ValueError), match=message):
+            self.run(CELL, f"# Parameters\n{injected}\n")
+
+    def test_it_stops_on_a_mistake_in_the_cell_itself(self):
+        with pytest.raises(ValueError, match="the parameters cell, line 2: rows must be in 16..8192"):
+            self.run(CELL.replace("1024", "9000"))
+
+    def test_the_cell_that_was_run_last_counts(self):
+        changed = CELL.replace("1024", "512")
+        assert self.run(CELL, "# Parameters\nrows = 64\n", "print()", changed)["rows"] == 512
+
+    def test_it_needs_a_parameters_cell(self):
+        with pytest.raises(ValueError, match="check found no parameters cell"):
+            check({"In": ["", "rows = 3", "profile: 3 +", "check(globals())"]})
+
+
+class TestReport:
+    def test_metric_and_glue_are_one_output_that_shows_nothing(self, monkeypatch):
+        shown = []
+        monkeypatch.setattr("IPython.display.display", lambda data, **options: shown.append((data, options)))
+        report(share=0.25)
+        ((data, options),) = shown
+        assert data == {METRIC: {"share": 0.25}, "application/papermill.record/text/plain": "0.25"}
+        assert options["metadata"]["scrapbook"]["name"] == "share"
+
+    @pytest.mark.parametrize("value", [None, [1], {"a": 1}, 1j])
+    def test_other_values_are_refused(self, value):
+        with pytest.raises(TypeError, match="share must be a number, a text or a bool, got"):
+            report(share=value)
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_a_number_must_be_finite(self, value):
+        with pytest.raises(ValueError, match="share must be finite, got"):
+            report(share=value)
+
+
+class TestKernels:
+    """The check works wherever a notebook is executed."""
+
+    def test_plain_papermill_stops_at_an_unknown_name(self, tmp_path):
+        path = write(tmp_path / "x.ipynb", "marker = 1")
+        with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter 'rwos'; did you mean 'rows'?"):
+            papermill.execute_notebook(path, tmp_path / "out.ipynb", {"rwos": 3}, progress_bar=False, **PYTHON)
+        assert nbformat.read(tmp_path / "out.ipynb", as_version=4).cells[-1].execution_count is None
+
+    def test_nbclient_which_builds_the_book(self, tmp_path):
+        path = write(tmp_path / "x.ipynb", cell=CELL.replace("1024", "512"))
+        executed = NotebookClient(nbformat.read(path, as_version=4), kernel_name="python3").execute()
+        (output,) = executed.cells[2].outputs
+        assert output.data["text/plain"] == "Profile quick, every parameter at its default."
+
+    def test_nbval_which_keeps_no_history(self, tmp_path):
+        good = write(tmp_path / "good.ipynb", "assert rows == 1024")
+        bad = write(tmp_path / "bad.ipynb", cell=CELL.replace("1024", "9000"))
+        command = [sys.executable, "-m", "pytest", "-c", os.devnull, "--rootdir", tmp_path, "--nbval-lax", "-p"]
+        done = subprocess.run(
+            [*command, "no:cacheprovider", good, bad], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert "4 passed" in done.stdout, done.stdout
+        assert "1 failed" in done.stdout, done.stdout
+        assert "line 2: rows must be in 16..8192 [word lines], got 9000" in done.stdout
+
+
+class TestNotebook:
+    def test_title_and_name(self, tmp_path):
+        notebook = Notebook.load(write(tmp_path / "notebooks" / "03_tiny.ipynb"))
+        assert (notebook.title, notebook.name) == ("A tiny notebook", "03_tiny")
+        assert notebook.parameters == PARAMETERS
+
+    def test_a_solution_has_another_name_than_its_chapter(self, tmp_path):
+        assert Notebook.load(write(tmp_path / "notebooks" / "solutions" / "03_tiny.ipynb")).name == "solutions/03_tiny"
+
+    def test_elsewhere_the_file_names_it(self, tmp_path):
+        assert Notebook.load(write(tmp_path / "mine.ipynb")).name == "mine"
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"", "x.ipynb is not a readable notebook"),
+            (b'{"cells": [', "x.ipynb is not a readable notebook"),
+            (b"\xff\xfe\x00", "x.ipynb is not a readable notebook"),
+            (b"[1, 2]", "x.ipynb is not a notebook of format 4"),
+            (b'{"worksheets": []}', "x.ipynb is not a notebook of format 4"),
+            (b'{"cells": [3]}', "x.ipynb is not a notebook of format 4"),
+            (b'{"cells": []}', "the first code cell of .*x.ipynb is not tagged 'parameters'"),
+            (b'{"cells": [{"cell_type": "code", "source": "a = 1"}]}', "x.ipynb is not tagged 'parameters'"),
+        ],
+    )
+    def test_an_unreadable_file_is_one_sentence(self, tmp_path, content, message):
+        (tmp_path / "x.ipynb").write_bytes(content)
+        with pytest.raises(ValueError, match=message) as error:
+            Notebook.load(tmp_path / "x.ipynb")
+        assert "\n" not in str(error.value)
+
+    def test_a_missing_file_is_one_sentence(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="no notebook at .*x.ipynb"):
+            Notebook.load(tmp_path / "x.ipynb")
+
+    def test_a_malformed_line_is_found_in_its_file(self, tmp_path):
+        with pytest.raises(ValueError, match="x.ipynb, parameters cell, line 2: rows must be of type int"):
+            Notebook.load(write(tmp_path / "x.ipynb", cell=PROFILE + "rows: int = 'a'  # rows [1], 1..4"))
+
+    def test_it_is_found_by_number_and_topic(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        write(tmp_path / "notebooks" / "03_mapping.ipynb")
+        write(tmp_path / "notebooks" / "04_epitome.ipynb")
+        file = Path("notebooks/03_mapping.ipynb")
+        assert find_notebook("03_mapping") == find_notebook("mapping") == find_notebook(str(file)) == file
+        with pytest.raises(FileNotFoundError, match="unknown notebook 'maping'; did you mean 'mapping'?"):
+            find_notebook("maping")
+        with pytest.raises(FileNotFoundError, match="unknown notebook 'x'; known are epitome, mapping"):
+            find_notebook("x")
+
+    def test_without_notebooks_it_says_so(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(runs, "__file__", str(tmp_path / "site-packages" / "epimlib" / "runs.py"))
+        with pytest.raises(FileNotFoundError, match="no folder 'notebooks' here"):
+            find_notebook("mapping")
+
+
+RECORD = RunRecord(
+    notebook="03_mapping",
+    parameters={"profile": "quick", "rows": 64, "bits": [3, 5]},
+    versions={"python": "3.11.7"},
+    commit="0" * 40,
+    dirty=False,
+    machine={"platform": "Linux", "processor": "x", "cores": 2},
+    started="2026-01-02T03:04:05+00:00",
+    seconds=1.5,
+    metrics={"crossbars": 400, "share": 0.5, "name": "a"},
+)
+
+
+class TestRecord:
+    def test_round_trip(self, tmp_path):
+        RECORD.save(tmp_path / "record.json")
+        assert RunRecord.load(tmp_path) == RunRecord.load(tmp_path / "record.json") == RECORD
+        assert RunRecord.from_dict(RECORD.to_dict()) == RECORD
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"metric": {}}, "unknown key 'metric' in a run record; did you mean 'metrics'?"),
+            ({"seconds": "1"}, "seconds of a run record has the wrong type: '1'"),
+            ({"metrics": [1]}, r"metrics of a run record has the wrong type: \[1\]"),
+        ],
+    )
+    def test_wrong_keys_are_refused(self, tmp_path, change, message):
+        file = tmp_path / "r.json"
+        file.write_text(json.dumps(RECORD.to_dict() | change))
+        with pytest.raises(ValueError, match=rf"r.json: {message}"):
+            RunRecord.load(file)
+
+    def test_a_missing_key_is_named(self):
+        data = RECORD.to_dict()
+        del data["metrics"]
+        with pytest.raises(ValueError, match="a run record lacks 'metrics'"):
+            RunRecord.from_dict(data)
+
+    def test_a_truncated_record_is_one_sentence(self, tmp_path):
+        RECORD.save(tmp_path / "record.json")
+        text = (tmp_path / "record.json").read_text()
+        (tmp_path / "record.json").write_text(text[: len(text) // 2])
+        with pytest.raises(ValueError, match="record.json is not a readable run record") as error:
+            RunRecord.load(tmp_path)
+        assert "\n" not in str(error.value)
+
+    def test_an_unfinished_run_has_none(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="a run that failed or was interrupted leaves no record"):
+            RunRecord.load(tmp_path)
+
+    def test_it_names_neither_host_nor_user_nor_path(self):
+        import getpass
+        import socket
+
+        text = json.dumps(runs._machine())
+        assert socket.gethostname() not in text.split('"')
+        assert str(Path.home()) not in text
+        assert getpass.getuser() not in re.findall(r"\w+", text)
+
+
+class TestCompare:
+    def test_parameters_that_differ_and_all_metrics(self):
+        other = RunRecord.from_dict(
+            RECORD.to_dict()
+            | {"parameters": {"profile": "quick", "rows": 32, "seed": 1}, "metrics": {"crossbars": 100, "name": "a"}}
+        )
+        parameters, metrics = compare(RECORD, other)
+        assert parameters == [("rows", 64, 32), ("bits", [3, 5], None), ("seed", None, 1)]
+        assert metrics == [
+            ("crossbars", 400, 100, -300, 0.25),
+            ("share", 0.5, None, None, None),
+            ("name", "a", "a", None, None),
+        ]
+
+    def test_nothing_has_a_ratio_to_zero(self):
+        zero = RunRecord.from_dict(RECORD.to_dict() | {"metrics": {"crossbars": 0}})
+        assert compare(zero, zero)[1] == [("crossbars", 0, 0, 0, None)]
+
+    def test_other_notebooks_do_not_compare(self):
+        other = RunRecord.from_dict(RECORD.to_dict() | {"notebook": "04_epitome"})
+        with pytest.raises(ValueError, match="runs of different notebooks, 03_mapping and 04_epitome"):
+            compare(RECORD, other)
+
+    def test_the_table_is_aligned(self):
+        rows = [("crossbars", 13120, None), ("share", 1 / 3, [3, 5])]
+        assert table(("metric", "first", "second"), rows) == (
+            "metric     first     second\n"
+            "crossbars  13120     -\n"
+            "share      0.333333  [3, 5]"
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """Return the folder of a finished run."""
+    project = tmp_path_factory.mktemp("project")
+    (project / "notebooks").mkdir()
+    (project / "notebooks" / "beside.txt").write_text("read here")
+    notebook = Notebook.load(write(project / "notebooks" / "01_tiny.ipynb", CODE))
+    return execute(notebook, {"rows": 64, "rate": 1, "label": "x"}, project / "runs")
+
+
+class TestRun:
+    def test_the_folder_holds_notebook_page_and_record(self, finished):
+        assert re.fullmatch(r"01_tiny-\d{8}-\d{6}", finished.name)
+        assert sorted(path.name for path in finished.iterdir()) == ["01_tiny.html", "01_tiny.ipynb", "record.json"]
+
+    def test_the_record_says_what_ran_and_what_came_out(self, finished):
+        record = RunRecord.load(finished)
+        assert record.notebook == "01_tiny"
+        assert record.parameters == {
+            "profile": "quick", "rows": 64, "bits": [3, 5], "rate": 1.0, "wrap": True, "label": "x",
+        }  # fmt: skip
+        assert record.metrics == {"tiny_double": 128, "tiny_share": 0.25}
+        assert record.versions["python"] == sys.version.split()[0]
+        assert record.versions["papermill"] == papermill.__version__
+        assert record.machine["cores"] == os.cpu_count()
+        assert 0 < record.seconds < 600
+
+    def test_the_notebook_ran_in_its_own_folder_with_the_given_values(self, finished):
+        executed = nbformat.read(finished / "01_tiny.ipynb", as_version=4)
+        assert "read here for x" in executed.cells[-1].outputs[-1].text
+
+    def test_the_page_loads_nothing(self, finished):
+        assert foreign((finished / "01_tiny.html").read_text()) == []
+
+    def test_the_page_quotes_this_run(self, finished):
+        page = BeautifulSoup((finished / "01_tiny.html").read_text(), "html.parser")
+        assert page.title.text == "A tiny notebook"
+        assert "There are 128 cells on $R$ crossbars." in page.text
+        assert "papermill.record" not in page.text
+        assert "(sec-x)=" not in page.text
+
+    def test_two_runs_of_one_second_have_two_folders(self, tmp_path):
+        assert runs._new_folder(tmp_path, "a") == tmp_path / "a"
+        assert runs._new_folder(tmp_path, "a") == tmp_path / "a-2"
+        assert runs._new_folder(tmp_path / "b" / "c", "a") == tmp_path / "b" / "c" / "a"
+
+    def test_a_failing_cell_leaves_what_was_executed_and_no_record(self, tmp_path):
+        path = write(tmp_path / "02_bad.ipynb", "print('before')", "raise ValueError('no\\nway')", "print('after')")
+        with pytest.raises(RunError, match=r"^cell 5 raised ValueError: no \(what was executed is in .*02_bad-"):
+            execute(Notebook.load(path), {}, tmp_path / "runs")
+        (folder,) = (tmp_path / "runs").iterdir()
+        assert [file.name for file in folder.iterdir()] == ["02_bad.partial.ipynb"]
+        executed = nbformat.read(folder / "02_bad.partial.ipynb", as_version=4)
+        assert "before" in str(executed)
+        assert executed.cells[-1].outputs == []
+
+    def test_a_dying_kernel_leaves_no_record(self, tmp_path):
+        path = write(tmp_path / "02_dies.ipynb", "import os\nos._exit(1)")
+        with pytest.raises(RunError, match=r"^DeadKernelError: .*02_dies-"):
+            execute(Notebook.load(path), {}, tmp_path / "runs")
+        (folder,) = (tmp_path / "runs").iterdir()
+        assert not (folder / "record.json").exists()
+        assert (folder / "02_dies.partial.ipynb").exists()
+
+    def test_an_invalid_notebook_starts_no_kernel(self, tmp_path, no_kernel):
+        path = write(tmp_path / "x.ipynb")
+        data = json.loads(path.read_text())
+        data["cells"][0]["metadata"] = 3
+        path.write_text(json.dumps(data))
+        with pytest.raises(ValueError, match="x.ipynb is not a valid notebook: "):
+            execute(Notebook.load(path), {}, tmp_path / "runs")
+        assert not (tmp_path / "runs").exists()
+
+    @pytest.mark.parametrize("given", [{"rwos": 3}, {"rows": 3}, {"rows": "64"}])
+    def test_bad_parameters_start_no_kernel(self, tmp_path, no_kernel, given):
+        with pytest.raises((TypeError, ValueError), match=r"rows"):
+            execute(Notebook.load(write(tmp_path / "x.ipynb")), given, tmp_path / "runs")
+        assert not (tmp_path / "runs").exists()
+
+    def test_an_output_that_is_no_folder_starts_no_kernel(self, tmp_path, no_kernel):
+        (tmp_path / "file").touch()
+        with pytest.raises(OSError, match="cannot write into .*file: Not a directory"):
+            execute(Notebook.load(write(tmp_path / "x.ipynb")), {}, tmp_path / "file")
+
+    def test_a_read_only_output_is_one_sentence(self, read_only):
+        with pytest.raises(OSError, match="cannot write into .*locked: Permission denied"):
+            runs._new_folder(read_only, "a")
+
+
+def test_commit_and_changes_of_a_repository(tmp_path):
+    assert runs._git_state(tmp_path) == (None, None)
+
+    def git(*arguments):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        subprocess.run(["git", "-C", tmp_path, *identity, *arguments], check=True, capture_output=True)
+
+    git("init")
+    (tmp_path / "file").touch()
+    git("add", "file")
+    git("commit", "-m", "first")
+    commit, dirty = runs._git_state(tmp_path)
+    assert re.fullmatch("[0-9a-f]{40}", commit)
+    assert dirty is False
+    (tmp_path / "file").write_text("changed")
+    assert runs._git_state(tmp_path) == (commit, True)
+
+
+def foreign(html: str) -> list[str]:
+    """Return every address that a browser would fetch to show a page."""
+    page = BeautifulSoup(html, "html.parser")
+    found = [tag["src"] for tag in page.find_all(src=True)]
+    found += [tag["href"] for tag in page.find_all("link", href=True)]
+    styles = " ".join(tag.text for tag in page.find_all("style"))
+    styles += " ".join(tag["style"] for tag in page.find_all(style=True))
+    found += re.findall(r"@import[^;]+", styles) + re.findall(r"url\(\s*['\"]?([^'\")]+)", styles)
+    scripts = " ".join(tag.text for tag in page.find_all("script", type="module"))
+    found += re.findall(r"import [^;]+", scripts)
+    return [address for address in found if not address.startswith(("data:", "#"))]
+
+
+class TestPage:
+    def test_foreign_addresses_are_found(self):
+        html = '<script src="https://a/b.js"></script><link href="x.css"><style>a {b: url("c.png")}</style>'
+        assert foreign(html) == ["https://a/b.js", "x.css", "c.png"]
+
+    def test_formulas_are_typeset_by_the_page_itself(self, finished):
+        page = BeautifulSoup((finished / "01_tiny.html").read_text(), "html.parser")
+        assert "MathJax" in page.find_all("script")[0].text
+        assert len(page.find_all("script")[1].text) > 1_000_000
+
+    def test_without_mathjax_formulas_stay_tex(self, finished, monkeypatch):
+        monkeypatch.setattr(_page, "find_spec", lambda name: None)
+        executed = nbformat.read(finished / "01_tiny.ipynb", as_version=4)
+        page = BeautifulSoup(_page.page(executed, "title", {}, finished), "html.parser")
+        assert page.find_all("script") == []
+        assert "$R$" in page.text
+
+    def test_figures_carry_their_caption_and_images_their_bytes(self, tmp_path):
+        (tmp_path / "dot.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+        cell = v4.new_code_cell("1", metadata={"mystnb": {"figure": {"name": "fig-a", "caption": "Two {term}`dots`"}}})
+        notebook = v4.new_notebook(cells=[cell, v4.new_markdown_cell("![A dot](dot.svg)")])
+        page = BeautifulSoup(_page.page(notebook, "title", {}, tmp_path), "html.parser")
+        assert "Figure fig-a. Two dots" in page.text
+        assert page.img["src"].startswith("data:image/svg+xml;base64,")
+        assert page.img["alt"] == "A dot"
+
+    @pytest.mark.parametrize(
+        ("myst", "markdown"),
+        [
+            ("see {eq}`eq-a` and {numref}`fig-b`", "see (eq-a) and fig-b"),
+            ("a {term}`crossbar <crossbars>` of {cite}`epim`", "a crossbar of epim"),
+            ("{math}`a_b`", "$a_b$"),
+            ("{glue:text}`n:,` of {glue:text}`f:.2f`, {glue:text}`x.ipynb::other:,`", "13,120 of 0.50, [other]"),
+            ("$$\na\n$$ (eq-a)", "$$\na\n\\tag{eq-a}$$"),
+            ("```{math}\n:label: eq-a\na\n```", "\n$$\na\n\\tag{eq-a}$$"),
+            ("(label)=\n% a comment\ntext\n+++", "text"),
+            ("```python\n% {eq}`x`\n```", "```python\n% {eq}`x`\n```"),
+            ("```{code-block} bash\nls\n```", "\n```bash\nls\n```"),
+            ("```{exercise} Count\n:label: ex\nHow many?\n```", "\n**Count**\n\nHow many?\n"),
+            ("```{tip}\nLook.\n```", "\n**Tip**\n\nLook.\n"),
+            ("```{solution} ex-1\nSo.\n```", "\n**Solution**\n\nSo.\n"),
+            ("::::{grid} 1 2\n:gutter: 3\n:::{grid-item-card} Goal\nx\n:::\n::::", "\n\n\n**Goal**\n\nx\n\n"),
+            ("```{figure} a.svg\n:alt: Two\nCaption\n```", "\n![Two](a.svg)\n\nCaption\n"),
+        ],
+    )
+    def test_myst_becomes_its_text(self, myst, markdown):
+        assert plain(myst, {"n": 13120, "f": 0.5}) == markdown
