@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -583,6 +584,32 @@ class TestPage:
         page = BeautifulSoup((finished / "01_tiny.html").read_text(), "html.parser")
         assert "MathJax" in page.find_all("script")[0].text
         assert len(page.find_all("script")[1].text) > 1_000_000
+
+    @pytest.mark.browser
+    def test_a_browser_asks_for_nothing_else_and_shows_the_formulas(self, finished):
+        from playwright.sync_api import sync_playwright
+
+        from tests.test_browser import BROWSERS, FLAGS
+
+        program = next(filter(None, map(shutil.which, BROWSERS)), None)
+        if program is None:
+            pytest.skip("no Chromium or Chrome is installed here")
+        address = (finished / "01_tiny.html").as_uri()
+        requests, trouble = [], []
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
+            tab = browser.new_page()
+            tab.on("request", lambda request: requests.append(request.url))
+            tab.on("console", lambda message: trouble.append(message.text))
+            tab.on("pageerror", lambda error: trouble.append(str(error)))
+            tab.goto(address)
+            tab.evaluate("async () => await MathJax.startup.promise")
+            formulas = tab.locator("mjx-container").count()
+            errors = tab.locator("mjx-merror, [data-mjx-error]").count()
+            browser.close()
+        assert requests == [address]
+        assert trouble == []
+        assert (formulas, errors) == (2, 0)
 
     def test_without_mathjax_formulas_stay_tex(self, finished, monkeypatch):
         monkeypatch.setattr(_page, "find_spec", lambda name: None)

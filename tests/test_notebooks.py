@@ -1,0 +1,101 @@
+"""The committed notebooks, the script that refreshes their outputs, and the page of their parameters."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import pytest
+from nbformat import v4
+
+from epimlib.runs import Notebook
+from tests.test_runs import CELL, write
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").rglob("[0-9]*.ipynb"))
+
+
+def load(path: str):
+    """Return a file of the project that is no part of a package as a module."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+refresh = load("notebooks/refresh.py")
+parameters = load("book/_ext/parameters.py")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.relative_to(ROOT).as_posix())
+class TestCommitted:
+    def test_parameters_are_declared_and_checked(self, path):
+        assert Notebook.load(path).parameters[0].name == "profile"
+        code = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+        assert "check(globals())" in code[1]
+
+    def test_it_holds_nothing_of_who_executed_it(self, path):
+        assert refresh.text(refresh.strip(nbformat.read(path, as_version=4))) == path.read_text(encoding="utf-8")
+
+
+class TestRefresh:
+    def test_outputs_stay_only_where_nbval_checks_them(self, tmp_path):
+        path = write(tmp_path / "x.ipynb", "print('kept')\n2 * rows", "print('dropped')")
+        notebook = nbformat.read(path, as_version=4)
+        notebook.cells[3].metadata = {"tags": ["nbval-check-output"], "collapsed": True, "mystnb": {"figure": {}}}
+        nbformat.write(notebook, path)
+
+        assert refresh.refresh(path)
+        first = path.read_text()
+        cells = nbformat.read(path, as_version=4).cells
+        assert [output.output_type for output in cells[3].outputs] == ["stream", "execute_result"]
+        assert cells[3].outputs[1].data["text/plain"] == "2048"
+        assert cells[3].metadata == {"tags": ["nbval-check-output"], "mystnb": {"figure": {}}}
+        assert cells[2].outputs == cells[4].outputs == []
+        assert not any(cell.get("execution_count") for cell in cells)
+
+        assert not refresh.refresh(path)
+        assert path.read_text() == first
+
+    def test_a_failing_notebook_is_left_as_it_was(self, tmp_path):
+        path = write(tmp_path / "x.ipynb", "1 / 0")
+        before = path.read_bytes()
+        command = [sys.executable, ROOT / "notebooks" / "refresh.py", path]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert f"{path}: ZeroDivisionError: division by zero" in done.stderr
+        assert path.read_bytes() == before
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_what_depends_on_the_run_is_stripped(self):
+        cell = v4.new_code_cell("1", execution_count=7, metadata={"papermill": {}, "tags": ["nbval-check-output"]})
+        cell.outputs = [v4.new_output("execute_result", {"text/plain": "1"}, execution_count=7)]
+        notebook = v4.new_notebook(cells=[cell], metadata={"language_info": {"name": "python", "version": "3.11.7"}})
+        text = refresh.text(refresh.strip(notebook))
+        assert "7" not in text.replace(cell.id, "")
+        assert "papermill" not in text
+
+
+class TestParametersPage:
+    def test_a_section_is_written_from_the_parameters_cell(self, tmp_path):
+        section = parameters.section(Notebook.load(write(tmp_path / "notebooks" / "03_tiny.ipynb")))
+        assert section.startswith("\n(parameters-03_tiny)=\n## A tiny notebook\n\nChapter {doc}`/notebooks/03_tiny`.")
+        assert "epim run 03_tiny -p rows=1024\n" in section
+        lines = section.splitlines()
+        row = "| `rows` | int | `1024` | `2048` | 16 to 8192 | word lines | word lines, the rows of an epitome |"
+        assert row in lines
+        assert "| `bits` | list[int] | `3,5` |  | 1 or 2 or 3 or 5 | bit | bits of a weight |" in lines
+        assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+
+    def test_only_the_notebooks_of_the_book_are_listed(self, tmp_path):
+        write(tmp_path / "notebooks" / "01_first.ipynb")
+        write(tmp_path / "notebooks" / "02_draft.ipynb", cell=CELL)
+        app = SimpleNamespace(srcdir=tmp_path, env=SimpleNamespace(found_docs={"notebooks/01_first"}))
+        page, other = ["# Title\n"], ["# Other\n"]
+        parameters.append_sections(app, "book/parameters", page)
+        parameters.append_sections(app, "book/other", other)
+        assert "01_first" in page[0]
+        assert "02_draft" not in page[0]
+        assert other == ["# Other\n"]
