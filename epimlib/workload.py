@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from epimlib._checks import integers, keys, one_of, positive, read_json, write_json
@@ -69,7 +70,7 @@ class Layer:
                 f"groups of {self.name!r} must divide its channels {self.in_channels} and {self.out_channels}, "
                 f"got {self.groups}"
             )
-        if isinstance(self.inputs, str) or not all(isinstance(name, str) for name in self.inputs):
+        if not isinstance(self.inputs, list | tuple) or not all(isinstance(name, str) for name in self.inputs):
             raise ValueError(f"inputs of {self.name!r} must be a list of layer names, got {self.inputs!r}")
         object.__setattr__(self, "inputs", tuple(self.inputs))
 
@@ -99,7 +100,7 @@ class Workload:
     """A network: its name, the size of its input ``(channels, height, width)`` and its layers in order.
 
     Raises:
-        ValueError: if two layers share a name or a layer reads one that does not come before it.
+        ValueError: if it has no name, two layers share one, or a layer reads one that does not come before it.
     """
 
     name: str
@@ -107,6 +108,8 @@ class Workload:
     layers: tuple[Layer, ...]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError(f"name of a workload must be a text, got {self.name!r}")
         object.__setattr__(self, "input_size", integers("input_size", self.input_size, 3))
         object.__setattr__(self, "layers", tuple(self.layers))
         known = {"input"}
@@ -176,7 +179,7 @@ class Workload:
         return path
 
     def __str__(self) -> str:
-        width = max(len(layer.name) for layer in self.layers)
+        width = max((len(layer.name) for layer in self.layers), default=0)
         lines = [f"{self.name}: {len(self.layers)} layers, {sum(layer.macs for layer in self.layers):,} MACs"]
         for layer in self.layers:
             shape = " x ".join(map(str, layer.weight_shape)) if layer.weighted else ""
@@ -196,14 +199,18 @@ def trace(
         name: of the workload; by default timm's own name for the model, or its class.
 
     Raises:
-        ValueError: if the model cannot be exported at this size, or joins feature maps in a way unknown here.
+        TypeError: if the model is no torch module.
+        ValueError: if the model cannot be exported at this size, joins feature maps in a way unknown here, or has
+            a layer with a weight of a kind that `KINDS` lacks (a transposed or 1D convolution, a recurrent layer).
     """
     import torch
 
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
     input_size = integers("input_size", input_size, 3)
     if name is None:
         name = getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__.lower()
-    training = model.training
+    training = {module: module.training for module in model.modules()}
     reference = next(model.parameters(), torch.empty(0))
     try:
         program = torch.export.export(model.eval(), (reference.new_zeros(1, *input_size),))
@@ -211,11 +218,13 @@ def trace(
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"model {name!r} cannot be traced at input_size={input_size}: {reason}") from error
     finally:
-        model.train(training)
-    parameters = program.graph_signature.inputs_to_parameters
+        for module, mode in training.items():
+            module.training = mode
+    signature = program.graph_signature
+    parameters = {**signature.inputs_to_buffers, **signature.inputs_to_parameters}
     tracer = _Tracer({node: parameters[node.name] for node in program.graph.nodes if node.name in parameters})
     for node in program.graph.nodes:
-        tracer.visit(node, node.name in program.graph_signature.user_inputs)
+        tracer.visit(node, node.name in signature.user_inputs)
     return Workload(name, input_size, tuple(tracer.layers.values()))
 
 
@@ -223,8 +232,10 @@ class _Tracer:
     """Walks an exported graph and keeps, for every value, the layer that it comes from."""
 
     POOLS = ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "mean", "amax")
-    JOINS = {"add": "add", "add_": "add", "sub": "add", "mul": "multiply", "mul_": "multiply", "cat": "concat"}
-    PRODUCTS = ("matmul", "bmm", "baddbmm", "scaled_dot_product_attention", "einsum")
+    JOINS = MappingProxyType({"add": "add", "sub": "add", "mul": "multiply", "cat": "concat"})
+    PRODUCTS = ("matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "scaled_dot_product_attention")
+    # Operations that have a weight, if they begin so and one of their operands alone is an activation.
+    WEIGHTED = ("conv", "bilinear", "lstm", "gru", "rnn", *PRODUCTS)
 
     def __init__(self, parameters: Mapping[Any, str]) -> None:
         self.parameters = parameters
@@ -234,21 +245,29 @@ class _Tracer:
     def visit(self, node: Any, is_input: bool) -> None:
         if node.op == "placeholder":
             self.source[node] = "input" if is_input else None
+        if node.op == "get_attr":  # the body of a condition, or of a block under autocast
+            operation = next(iter(node.users)).target
+            raise ValueError(f"operation {operation!s} has a graph of its own, which cannot be traced")
         if node.op != "call_function":
             return
-        operation = str(getattr(node.target, "__name__", node.target)).split(".")[0]
-        sources = tuple(dict.fromkeys(s for a in node.all_input_nodes if (s := self.source[a]) is not None))
-        if operation in ("conv2d", "linear") and sources:
+        operation = str(getattr(node.target, "__name__", node.target)).split(".")[0].removesuffix("_")
+        operands = [child for child in node.all_input_nodes if self.source[child] is not None]
+        sources = tuple(dict.fromkeys(self.source[child] for child in operands))
+        by_weight = operation in ("matmul", "mm") and operands == [node.args[0]]
+        if (operation in ("conv2d", "linear") and sources) or by_weight:
             self.source[node] = self._weighted(node, operation, sources)
         elif operation in self.POOLS and sources and self._pools(node):
             self.source[node] = self._pool(node, sources)
-        elif operation in self.PRODUCTS and sources:
-            heads, tokens, width = node.meta["val"].shape[-3:]
-            self.source[node] = self._join("matmul", sources, heads * width, (tokens, 1))
+        elif operation in self.PRODUCTS and len(operands) > 1:
+            *windows, heads, tokens, width = (1, 1, *_shape(node))
+            size = (math.prod(windows) * tokens, 1)
+            self.source[node] = self._join("matmul", sources, heads * width, size)
+        elif operation.startswith(self.WEIGHTED) and sources:
+            raise ValueError(f"operation {operation!r} after {sources[0]!r} has a weight, of a kind unknown here")
         elif len(sources) > 1:
             if operation not in self.JOINS:
                 raise ValueError(f"operation {operation!r} joins {' and '.join(sources)} in a way unknown here")
-            self.source[node] = self._join(self.JOINS[operation], sources, *self._map(node, sources[0]))
+            self.source[node] = self._join(self.JOINS[operation], sources, *self._map(node, operands))
         else:
             self.source[node] = sources[0] if sources else None
 
@@ -260,37 +279,35 @@ class _Tracer:
         self.layers[unique] = Layer(name=unique, **fields)
         return unique
 
-    def _map(self, node: Any, source: str) -> tuple[int, tuple[int, int]]:
-        """Channels and size of a feature map; its channel axis is where the producing layer's channels are."""
-        shape = tuple(node.meta["val"].shape[1:])
-        channels = self.layers[source].out_channels if source in self.layers else shape[0]
-        if len(shape) == 1:
-            return shape[0], (1, 1)
-        last = shape[-1] == channels and shape[0] != channels or len(shape) == 2
+    def _map(self, node: Any, operands: list[Any]) -> tuple[int, tuple[int, int]]:
+        """Channels and size of a joined feature map: its channel axis is its largest operand's."""
+        operand = max(operands, key=lambda child: math.prod(_shape(child)))
+        source = self.source[operand]
+        given, shape = _shape(operand)[1:], _shape(node)[1:]
+        channels = self.layers[source].out_channels if source in self.layers else given[0]
+        last = given[-1] == channels and (len(given) < 3 or given[0] != channels)
         space = shape[:-1] if last else shape[1:]
         return shape[-1] if last else shape[0], space if len(space) == 2 else (math.prod(space), 1)
 
     def _weighted(self, node: Any, operation: str, sources: tuple[str, ...]) -> str:
         weight = self._parameter(node.args[1])
-        x, y = (tuple(n.meta["val"].shape) for n in (node.args[0], node))
+        x, y = _shape(node.args[0]), _shape(node)
         name = weight.removesuffix(".weight").removesuffix("_weight")
-        if operation == "linear":
-            size = x[1:-1] if len(x) == 4 else (math.prod(x[1:-1]), 1)
-            shape = dict(kernel_size=(1, 1), in_size=size, out_size=size)
-            return self._add(
-                name, kind="linear", in_channels=x[-1], out_channels=y[-1], inputs=sources, **shape
-            )
+        if operation != "conv2d":
+            size = x[1:-1] if len(x) == 4 and x[0] == 1 else (math.prod(x[:-1]), 1)
+            shape = {"kernel_size": (1, 1), "in_size": size, "out_size": size}
+            return self._add(name, kind="linear", in_channels=x[-1], out_channels=y[-1], inputs=sources, **shape)
         defaults = (None, None, None, (1, 1), (0, 0), (1, 1), 1)
         arguments = (*node.args, *defaults[len(node.args) :])
         stride, padding, dilation, groups = (node.kwargs.get(k, v) for k, v in zip(
             ("stride", "padding", "dilation", "groups"), arguments[3:], strict=True))  # fmt: skip
-        kernel = tuple(node.args[1].meta["val"].shape[2:])
+        kernel = _shape(node.args[1])[2:]
         if isinstance(padding, str):  # "same" or "valid"
             padding = [d * (k - 1) // 2 if padding == "same" else 0 for d, k in zip(dilation, kernel, strict=True)]
         return self._add(
             name, kind="conv", in_channels=x[1], out_channels=y[1], kernel_size=kernel, stride=tuple(stride),
-            padding=tuple(padding), dilation=tuple(dilation), groups=groups, in_size=x[2:], out_size=y[2:],
-            inputs=sources,
+            padding=tuple(padding), dilation=tuple(dilation), groups=groups,
+            in_size=(x[0] * x[2], x[3]), out_size=(y[0] * y[2], y[3]), inputs=sources,
         )  # fmt: skip
 
     def _parameter(self, node: Any) -> str:
@@ -303,11 +320,11 @@ class _Tracer:
     @staticmethod
     def _pools(node: Any) -> bool:
         """Whether the operation reduces a feature map's area (a mean over channels does not)."""
-        x, y = (n.meta["val"] for n in (node.args[0], node))
-        return x.dim() == 4 and y.dim() in (2, 4) and x.shape[1] == y.shape[1]
+        x, y = _shape(node.args[0]), _shape(node)
+        return len(x) == 4 and len(y) in (2, 4) and x[1] == y[1]
 
     def _pool(self, node: Any, sources: tuple[str, ...]) -> str:
-        x, y = (tuple(n.meta["val"].shape) for n in (node.args[0], node))
+        x, y = _shape(node.args[0]), _shape(node)
         size = (*y[2:], 1, 1)[:2]
         kernel = stride = tuple(-(-a // b) for a, b in zip(x[2:], size, strict=True))
         padding = (0, 0)
@@ -328,3 +345,8 @@ class _Tracer:
             inputs=sources,
         )  # fmt: skip
 
+
+def _shape(node: Any) -> tuple[int, ...]:
+    """Shape of a value of an exported graph, of the first one where an operation returns several."""
+    value = node.meta["val"]
+    return tuple((value[0] if isinstance(value, tuple | list) else value).shape)
