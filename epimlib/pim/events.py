@@ -32,8 +32,9 @@ import numpy as np
 
 from epimlib._checks import keys, positive
 from epimlib.pim.hardware import Hardware
+from epimlib.pim.layout import groups_per_crossbar, rows_in_use
 from epimlib.pim.mapping import bit_slices
-from epimlib.pim.tables import Tables, groups_per_crossbar, rows_in_use
+from epimlib.pim.tables import Tables
 from epimlib.plan import EpitomeSpec
 from epimlib.workload import Layer
 
@@ -108,9 +109,7 @@ class Events:
         return "\n".join(f"{name:<16} {count:>{width},}" for name, count in counts.items())
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th>{name}</th><td>{count:,}</td></tr>" for name, count in self.to_dict().items()
-        )
+        rows = "".join(f"<tr><th>{name}</th><td>{count:,}</td></tr>" for name, count in self.to_dict().items())
         return f"<table><thead><tr><th>event</th><th>count</th></tr></thead><tbody>{rows}</tbody></table>"
 
 
@@ -119,7 +118,7 @@ class Geometry(NamedTuple):
 
     rounds: int
     steps: int
-    """Row groups x columns per ADC, in the crossbar that takes longest of each round."""
+    """Row groups x columns that share an ADC, in the crossbar that takes longest of each round."""
     channels: int
     """Input channels fetched."""
     rows: int
@@ -149,18 +148,17 @@ def layer_events(
     bits: int,
     activation_bits: int,
     signed: bool = False,
-    reuse: bool = True,
 ) -> Events:
     """Return the events of one layer for one image, in closed form.
 
     Args:
         layer: convolution or linear layer.
         spec: its epitome, or None for a dense layer.
-        hardware: crossbar, DACs and ADCs are read.
+        hardware: crossbar, DACs, ADCs and ``reuse`` are read; without feature-map reuse every block of the
+            weight is a round and nothing is copied.
         bits: of a weight, sign included.
         activation_bits: of an input, sign included if it has one.
         signed: whether inputs are signed.
-        reuse: feature-map reuse; without it every block of the weight is a round and nothing is copied.
 
     Raises:
         ValueError: if the layer has no weight, the epitome is for another weight, or a crossbar is smaller
@@ -177,7 +175,7 @@ def layer_events(
         g = _dense(layer, crossbar, dacs, adcs)
     else:
         check_spec(layer, spec)
-        g = _epitome(spec, reuse, crossbar, dacs, adcs)
+        g = _epitome(spec, hardware.reuse, crossbar, dacs, adcs)
     positions = layer.positions
     analog = positions * cycles * slices
     taps = math.prod(map(_taps, *(getattr(layer, name) for name in _SPATIAL)))
@@ -224,9 +222,7 @@ _SPATIAL = ("in_size", "out_size", "kernel_size", "stride", "padding", "dilation
 def _taps(size: int, out: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
     """Return how many of the ``out * kernel`` window elements along one axis lie inside the feature map."""
     total = 0
-    for start in range(
-        -padding, -padding + kernel * dilation, dilation
-    ):  # of position 0, for every window element
+    for start in range(-padding, -padding + kernel * dilation, dilation):  # of position 0, for every window element
         first = max(0, -(start // stride))
         total += max(0, min(out - 1, (size - 1 - start) // stride) - first + 1)
     return total
@@ -236,26 +232,28 @@ def _dense(layer: Layer, crossbar: Any, dacs: int, adcs: int) -> Geometry:
     out, inp, *kernel = layer.weight_shape
     window = math.prod(kernel)
     rows, cols = inp * window, out // layer.groups  # of one group
-    usable = rows_in_use(window, crossbar)
-    together = groups_per_crossbar(rows, cols, window, crossbar)
-    if layer.groups > 1 and together > 1:
-        filled, rest = divmod(layer.groups, together)
-        most = min(together, layer.groups)
-        reads = filled * math.ceil(together * rows / dacs) + math.ceil(rest * rows / dacs)
-        inside = [
-            (g * rows + rows - 1) // dacs - g * rows // dacs + 1 for g in range(most)
-        ]  # row groups of each
-        conversions = cols * (filled * sum(inside) + sum(inside[:rest]))
-        row_groups, widest, row_blocks, col_blocks = math.ceil(most * rows / dacs), most * cols, 1, 1
+    row_blocks, col_blocks = 1, 1
+    shared = min(groups_per_crossbar(rows, cols, window, crossbar), layer.groups)
+    if shared > 1:
+
+        def sensed(groups: int) -> list[int]:
+            """Groups that are sensed in each row group of a crossbar that ``groups`` share."""
+            starts = range(0, groups * rows, dacs)
+            return [min(groups - 1, (start + dacs - 1) // rows) - start // rows + 1 for start in starts]
+
+        full, rest = layer.groups // shared, sensed(layer.groups % shared)
+        reads = full * len(sensed(shared)) + len(rest)
+        conversions = cols * (full * sum(sensed(shared)) + sum(rest))
+        steps = sum(math.ceil(groups * cols / adcs) for groups in sensed(shared))
     else:
-        row_blocks, rest = math.ceil(rows / usable), rows % usable
-        groups = rows // usable * math.ceil(usable / dacs) + math.ceil(rest / dacs)
-        col_blocks, widest = math.ceil(cols / crossbar.cols), min(cols, crossbar.cols)
-        reads, conversions = layer.groups * groups * col_blocks, layer.groups * groups * cols
-        row_groups = math.ceil(min(rows, usable) / dacs)
+        usable = rows_in_use(window, crossbar)
+        row_blocks, col_blocks = math.ceil(rows / usable), math.ceil(cols / crossbar.cols)
+        row_groups = rows // usable * math.ceil(usable / dacs) + math.ceil(rows % usable / dacs)
+        reads, conversions = layer.groups * row_groups * col_blocks, layer.groups * row_groups * cols
+        steps = math.ceil(min(rows, usable) / dacs) * math.ceil(min(cols, crossbar.cols) / adcs)
     return Geometry(
         rounds=1,
-        steps=row_groups * math.ceil(widest / adcs),
+        steps=steps,
         channels=layer.in_channels,
         rows=layer.groups * rows,
         lines=layer.groups * rows * col_blocks,
@@ -280,7 +278,7 @@ def _epitome(spec: EpitomeSpec, reuse: bool, crossbar: Any, dacs: int, adcs: int
     # one after its last: the running sum is positive where a run lies.
     usable = rows_in_use(math.prod(spec.epitome[2:]), crossbar)
     per_block = math.ceil(usable / dacs)
-    start = tables.runs()
+    start = tables.runs
     run, driven = start.shape, start >= 0
     number = np.broadcast_to(np.arange(tables.rounds)[:, None], run)[driven]
     first, last = start[driven], start[driven] + spec.kernel_size[1] - 1

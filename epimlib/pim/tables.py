@@ -15,13 +15,12 @@ for every output channel ``a``. What the three tables hold in the paper is not a
 reconstruction.
 """
 
-import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from epimlib.pim.hardware import Crossbar
 from epimlib.plan import EpitomeSpec, Plan
 
 if TYPE_CHECKING:
@@ -96,8 +95,9 @@ class Tables:
             if len(table)
         )
 
+    @cached_property
     def runs(self) -> np.ndarray:
-        """Return the first word line of every run of ``k_w`` driven neighbours, ``(rounds, B_in * k_h)``.
+        """The first word line of every run of ``k_w`` driven neighbours, ``(rounds, B_in * k_h)``.
 
         They ascend. The short block that may end a row has fewer; its places are filled with -1.
         """
@@ -109,7 +109,7 @@ class Tables:
 
     def word_lines(self, number: int) -> np.ndarray:
         """Return the word lines that round ``number`` drives, one per fetched input, channel by channel."""
-        runs = self.runs()[number]
+        runs = self.runs[number]
         return (runs[runs >= 0][:, None] + np.arange(self.spec.kernel_size[1])).reshape(-1)
 
     def to_frames(self) -> "dict[str, pd.DataFrame]":
@@ -132,34 +132,4 @@ class Tables:
 
     def __str__(self) -> str:
         head = f"{self.rounds} rounds, {len(self.copies)} copied blocks, {self.bits} bits"
-        return "\n".join(
-            [head, *(f"{name}\n{frame.to_string()}" for name, frame in self.to_frames().items())]
-        )
-
-
-def rows_in_use(window: int, crossbar: Crossbar) -> int:
-    """Return how many rows of the layer's matrix one crossbar holds.
-
-    With channel packing whole channels only, of ``window`` rows each; so matrix row ``r`` lies in row block
-    ``r // rows_in_use`` on word line ``r % rows_in_use``, with either packing.
-
-    Raises:
-        ValueError: if a crossbar has fewer rows than one channel's window (channel packing).
-    """
-    if crossbar.packing == "dense":
-        return crossbar.rows
-    if window > crossbar.rows:
-        raise ValueError(
-            f"crossbar.rows must hold the {window} rows of one channel's window, got {crossbar.rows}"
-        )
-    return crossbar.rows // window * window
-
-
-def groups_per_crossbar(rows: int, cols: int, window: int, crossbar: Crossbar) -> int:
-    """Return how many groups of a grouped convolution share a crossbar, each on its own rows and columns.
-
-    A group whose matrix does not fit one crossbar has crossbars of its own: then 1.
-    """
-    if rows > rows_in_use(window, crossbar) or cols > crossbar.cols:
-        return 1
-    return math.floor(min(crossbar.rows // rows, crossbar.cols // cols))
+        return "\n".join([head, *(f"{name}\n{frame.to_string()}" for name, frame in self.to_frames().items())])
