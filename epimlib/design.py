@@ -15,10 +15,12 @@ class Design(Mapping[str, EpitomeSpec]):
     It is what a search returns, what a notebook takes and what a run record stores.
 
     Raises:
-        TypeError: if a value is not an `EpitomeSpec`.
+        TypeError: if it is given no mapping, or a value that is not an `EpitomeSpec`.
     """
 
     def __init__(self, layers: Mapping[str, EpitomeSpec] | None = None) -> None:
+        if not isinstance(layers, Mapping | None):
+            raise TypeError(f"design must be a mapping from layer name to EpitomeSpec, got {layers!r}")
         self._layers = dict(layers or {})
         for name, spec in self._layers.items():
             if not isinstance(spec, EpitomeSpec):
