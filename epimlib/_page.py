@@ -51,14 +51,15 @@ def page(executed: Any, title: str, metrics: Mapping[str, Any], folder: Path) ->
     config = Config({"TagRemovePreprocessor": {"enabled": True, "remove_input_tags": ["remove-input"]}})
     notebook = deepcopy(executed)
     notebook.metadata.title = title
-    notebook.cells = []
-    for cell in deepcopy(executed.cells):
+    cells, notebook.cells = notebook.cells, []
+    for cell in cells:
         notebook.cells.append(cell)
         if cell.cell_type == "markdown":
             cell.source = plain(cell.source, metrics)
         elif cell.cell_type == "code":  # what is glued is not shown
             cell.outputs = [o for o in cell.outputs if "scrapbook" not in o.get("metadata", {})]
-            if figure := cell.metadata.get("mystnb", {}).get("figure"):
+            figure = {"name": "", "caption": ""} | cell.metadata.get("mystnb", {}).get("figure", {})
+            if figure["caption"]:
                 caption = plain(figure["caption"], metrics)
                 notebook.cells.append(new_markdown_cell(f"*Figure {figure['name']}.* {caption}"))
     exporter = HTMLExporter(raw_template=TEMPLATE, embed_images=True, config=config)
@@ -125,5 +126,10 @@ def _role(name: str, text: str, metrics: Mapping[str, Any]) -> str:
         return format(metrics[key], form) if key in metrics else f"[{key}]"
     if name == "math":
         return f"${text}$"
-    text = re.sub(r" *<.*>$", "", text)
-    return f"({text})" if name == "eq" else text
+    if name.startswith("cite"):
+        return f"[{text}]"
+    if name == "eq":
+        return f"({text})"
+    if name == "doc" and "<" not in text:
+        return text.rpartition("/")[2]
+    return re.sub(r" *<.*>$", "", text)

@@ -41,8 +41,14 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("run", help="run a notebook into a folder of its own")
     command.set_defaults(command=_run)
     command.add_argument("notebook", metavar="NOTEBOOK", help="a name (03_mapping or mapping) or a file")
-    command.add_argument("-p", dest="parameters", metavar="NAME=VALUE", action="append", default=[],
-                         help="a parameter; a list is written 3,5; may be repeated")  # fmt: skip
+    command.add_argument(
+        "-p",
+        dest="parameters",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="a parameter; a list is written 3,5; may be repeated",
+    )
     command.add_argument("--profile", choices=("quick", "full"), help="the same as -p profile=...")
     command.add_argument("--output", metavar="DIR", default="runs", help="where the folder is made (runs)")
 

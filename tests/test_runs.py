@@ -631,7 +631,9 @@ class TestPage:
         ("myst", "markdown"),
         [
             ("see {eq}`eq-a` and {numref}`fig-b`", "see (eq-a) and fig-b"),
-            ("a {term}`crossbar <crossbars>` of {cite}`epim`", "a crossbar of epim"),
+            ("a {term}`crossbar <crossbars>` of {cite}`epim`", "a crossbar of [epim]"),
+            ("{term}`ADC/DAC`", "ADC/DAC"),
+            ("{doc}`../book/notation` and {doc}`02_crossbar`", "notation and 02_crossbar"),
             ("{math}`a_b`", "$a_b$"),
             ("{glue:text}`n:,` of {glue:text}`f:.2f`, {glue:text}`x.ipynb::other:,`", "13,120 of 0.50, [other]"),
             ("$$\na\n$$ (eq-a)", "$$\na\n\\tag{eq-a}$$"),
