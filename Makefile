@@ -45,7 +45,7 @@ bench: $(VENV)/.installed
 
 # The outputs that nbval compares, computed anew and written into the notebooks: read the difference before you commit.
 outputs: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.outputs $(wildcard notebooks/*.ipynb)
+	OMP_NUM_THREADS=1 $(BIN)/python notebooks/refresh.py
 
 clean:
 	rm -rf _build .jupyter_cache

@@ -54,7 +54,7 @@ class TestRefresh:
         assert cells[3].outputs[1].data["text/plain"] == "2048"
         assert cells[3].metadata == {"tags": ["nbval-check-output"], "mystnb": {"figure": {}}}
         assert cells[2].outputs == cells[4].outputs == []
-        assert not any(cell.get("execution_count") for cell in cells)
+        assert [cell.get("execution_count") for cell in cells] == [None, None, None, 1, None]
 
         assert not refresh.refresh(path)
         assert path.read_text() == first

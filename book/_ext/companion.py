@@ -3,7 +3,7 @@
 - Everything that a page loads lies in the book itself: MathJax, which typesets the formulas, is copied out of
   the ``sphinx-mathjax-offline`` package, and the scripts of sphinx-thebe, which Jupyter Book always adds and
   which would fetch a kernel client from another host, are left out.
-- The docstrings of attributes and properties are plain sentences.
+- The docstrings of attributes, constants and properties are plain sentences.
 - The bibliography does not claim to be a list of list items, which it is not for a screen reader.
 """
 
@@ -46,7 +46,7 @@ def correct_page(app, pagename, templatename, context, doctree):
 
 def plain_sentence(app, what, name, obj, options, lines):
     """Put an empty comment first: napoleon takes what stands before a colon in the first line for a type."""
-    if what in ("attribute", "property"):
+    if what in ("attribute", "data", "property"):
         lines[:0] = ["..", ""]
 
 
