@@ -4,10 +4,21 @@ Importing the package imports neither torch nor timm.
 """
 
 from epimlib.design import Design
+from epimlib.pim.cost import compare, evaluate, evaluate_many
 from epimlib.pim.hardware import Hardware
 from epimlib.pim.mapping import map_crossbars
 from epimlib.plan import EpitomeSpec, Plan
 from epimlib.workload import Workload
 
-__all__ = ["Design", "EpitomeSpec", "Hardware", "Plan", "Workload", "map_crossbars"]
+__all__ = [
+    "Design",
+    "EpitomeSpec",
+    "Hardware",
+    "Plan",
+    "Workload",
+    "compare",
+    "evaluate",
+    "evaluate_many",
+    "map_crossbars",
+]
 __version__ = "0.1.0"

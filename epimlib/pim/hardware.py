@@ -9,6 +9,7 @@ The hierarchy is chip > tile > processing element > group > crossbar (a pair of 
 serves one layer.
 """
 
+import bisect
 import dataclasses
 import functools
 import math
@@ -17,8 +18,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
-
-import yaml
 
 from epimlib._checks import keys, nearest, one_of, positive
 
@@ -33,7 +32,6 @@ KINDS = {
     "assumed": "our choice; the note says why",
 }
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # safe both; the first is the fast one, where it was built
 _UNITS = {
     unit: (dimension, scale)
     for dimension, units in {
@@ -145,6 +143,19 @@ class Digital:
     transistor_power: float = _si("W", zero=True)
     """Of one transistor of these multiplexers."""
 
+    @staticmethod
+    def stages(ratio: int) -> int:
+        """Return the stages of a multiplexer as MNSIM counts them: one more than the base-8 digits of its ratio."""
+        stages = 1
+        while ratio:
+            ratio, stages = ratio // 8, stages + 1
+        return stages
+
+    @staticmethod
+    def transistors(ratio: int) -> int:
+        """Return the transistors of a multiplexer: 8 for 2:1, three times as many for each doubling, up to 64:1."""
+        return 8 * 3 ** (min(max(math.ceil(math.log2(ratio)), 1), 6) - 1)
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -179,6 +190,10 @@ class Buffer:
                 )
         if list(self.capacity) != sorted(set(self.capacity)):
             raise ValueError(f"buffer.capacity must ascend, got {self.capacity}")
+
+    def macro(self, bits: float) -> int:
+        """Return the index of the smallest macro that holds so many bits, or of the largest."""
+        return min(bisect.bisect_left(self.capacity, bits), len(self.capacity) - 1)
 
 
 @dataclass(frozen=True)
@@ -290,8 +305,11 @@ class Hardware:
     @classmethod
     def from_yaml(cls, text: str) -> "Hardware":
         """Return the description of a YAML text in the form of the presets."""
+        import yaml
+
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # both safe; the first is fast, where it was built
         try:
-            data = yaml.load(text, Loader=_LOADER)
+            data = yaml.load(text, Loader=loader)
         except yaml.YAMLError as error:
             raise ValueError(f"hardware description is not YAML: {' '.join(str(error).split())}") from error
         return cls.from_dict(data)

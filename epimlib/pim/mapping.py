@@ -120,20 +120,25 @@ def map_crossbars(
             sign, or a crossbar is smaller than one channel's window.
     """
     design = Design(design).check(workload)
-    if isinstance(bits, Mapping):
-        names = [layer.name for layer in workload.weighted]
-        for name in bits:
-            if name not in names:
-                raise ValueError(f"bits name layer {name!r}, which {workload.name!r} lacks; {nearest(name, names)}")
-        missing = [name for name in names if name not in bits]
-        if missing:
-            raise ValueError(f"bits lack layer {missing[0]!r} (and {len(missing) - 1} more)")
     layers = []
-    for layer in workload.weighted:
-        layer_bits = bits[layer.name] if isinstance(bits, Mapping) else bits
-        slices = bit_slices(layer_bits, hardware.crossbar)
+    for layer, width in zip(workload.weighted, layer_bits(workload, bits).values(), strict=True):
+        slices = bit_slices(width, hardware.crossbar)
         layers.append(map_layer(layer, design.get(layer.name), hardware.crossbar, slices))
     return NetworkMapping(workload.name, tuple(layers))
+
+
+def layer_bits(workload: Workload, bits: int | Mapping[str, int]) -> dict[str, int]:
+    """Return the bits of every weighted layer, in order, from one number or from one for each of them by name."""
+    names = [layer.name for layer in workload.weighted]
+    if not isinstance(bits, Mapping):
+        return dict.fromkeys(names, positive("bits", bits))
+    for name in bits:
+        if name not in names:
+            raise ValueError(f"bits name layer {name!r}, which {workload.name!r} lacks; {nearest(name, names)}")
+    missing = [name for name in names if name not in bits]
+    if missing:
+        raise ValueError(f"bits lack layer {missing[0]!r} (and {len(missing) - 1} more)")
+    return {name: positive(f"bits of {name!r}", bits[name]) for name in names}
 
 
 def bit_slices(bits: int, crossbar: Crossbar) -> int:

@@ -1,0 +1,255 @@
+"""What a network costs on an accelerator: the result of an evaluation."""
+
+import dataclasses
+import html
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from epimlib._checks import keys
+from epimlib.pim.hardware import Hardware
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COUNTED = {
+    "events": (
+        "Counted: crossbars with converters and digital logic, buffers, index tables, joint modules, pooling, "
+        "element-wise units, transfers and leakage while a layer works. Not counted: programming of the cells, "
+        "off-chip memory, control, activation functions, the arithmetic of products of activations."
+    ),
+    "mnsim": (
+        "Counted as by MNSIM 2.0: crossbars with converters and digital logic, buffers, pooling and the time of "
+        "transfers and residual sums. Not counted: the energy of these, programming of the cells, off-chip memory."
+    ),
+}
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """What one layer costs for one image. Dictionaries go by component."""
+
+    name: str
+    kind: str
+    crossbars: int
+    utilization: float
+    """Share of the cells of its crossbars that hold a part of a weight."""
+    time: Mapping[str, float]
+    """What it is busy with, one after the other [s]."""
+    energy: Mapping[str, float]
+    """[J]"""
+    area: Mapping[str, float]
+    """[m^2]"""
+    leakage: float = 0.0
+    """Static power while it works [W]."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """How often each action happens."""
+    start: float = 0.0
+    """When its first position starts [s]."""
+    finish: float = 0.0
+    """When its last position is finished [s]."""
+
+    @property
+    def latency(self) -> float:
+        """Time that the layer is busy [s]; waiting for other layers is left out."""
+        return sum(self.time.values())
+
+
+@dataclass(frozen=True)
+class CostReport:
+    """Latency, energy and area of one image on one accelerator, layer by layer and component by component.
+
+    Reports of parts add up: ``a + b`` runs ``b`` after ``a``, each on crossbars of its own.
+    """
+
+    workload: str
+    input_size: tuple[int, int, int]
+    macs: int
+    """Multiply-accumulate operations of the dense network."""
+    hardware: Hardware
+    dense: bool
+    """Whether no layer is an epitome."""
+    bits: str
+    """Bits of the weights, sign included; "mixed" lists those in use."""
+    activation_bits: int
+    baseline_bits: int
+    """Bits of a weight of the dense baseline of `factor`."""
+    baseline_crossbars: int
+    """Crossbars of the dense network with weights of ``baseline_bits``."""
+    pipelined: bool
+    latency: float
+    """From the first input to the last output [s]."""
+    layers: tuple[LayerCost, ...]
+
+    @property
+    def energy(self) -> float:
+        """[J]"""
+        return sum(sum(layer.energy.values()) for layer in self.layers)
+
+    @property
+    def area(self) -> float:
+        """[m^2]"""
+        return sum(sum(layer.area.values()) for layer in self.layers)
+
+    @property
+    def static_power(self) -> float:
+        """Leakage if every layer were powered at once [W]."""
+        return sum(layer.leakage for layer in self.layers)
+
+    @property
+    def crossbars(self) -> int:
+        return sum(layer.crossbars for layer in self.layers)
+
+    @property
+    def factor(self) -> float:
+        """How many times fewer crossbars than the dense baseline."""
+        return self.baseline_crossbars / self.crossbars
+
+    @property
+    def utilization(self) -> float:
+        """Share of the cells of all crossbars that hold a part of a weight."""
+        return sum(layer.utilization * layer.crossbars for layer in self.layers) / self.crossbars
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How often each action happens, all layers together."""
+        total: dict[str, int] = {}
+        for layer in self.layers:
+            for name, count in layer.counts.items():
+                total[name] = total.get(name, 0) + count
+        return total
+
+    def by_layer(self) -> "pd.DataFrame":
+        """Return one row per layer."""
+        import pandas as pd
+
+        rows = [
+            {
+                "layer": layer.name,
+                "kind": layer.kind,
+                "crossbars": layer.crossbars,
+                "utilization": layer.utilization,
+                "latency [s]": layer.latency,
+                "start [s]": layer.start,
+                "finish [s]": layer.finish,
+                "energy [J]": sum(layer.energy.values()),
+                "area [m^2]": sum(layer.area.values()),
+                "leakage [W]": layer.leakage,
+            }
+            for layer in self.layers
+        ]
+        return pd.DataFrame(rows).set_index("layer")
+
+    def by_component(self) -> "pd.DataFrame":
+        """Return one row per component: the busy time of all layers, energy and area, and their shares."""
+        import pandas as pd
+
+        columns = {"busy [s]": "time", "energy [J]": "energy", "area [m^2]": "area"}
+        total: dict[str, dict[str, float]] = {}
+        for layer in self.layers:
+            for column, part in columns.items():
+                for name, value in getattr(layer, part).items():
+                    row = total.setdefault(name, dict.fromkeys(columns, 0.0))
+                    row[column] += value
+        frame = pd.DataFrame.from_dict(total, orient="index", columns=list(columns)).rename_axis("component")
+        frame["share of energy"] = frame["energy [J]"] / frame["energy [J]"].sum()
+        frame["share of area"] = frame["area [m^2]"] / frame["area [m^2]"].sum()
+        return frame
+
+    def totals(self) -> "pd.DataFrame":
+        """Return the totals in the units of daily use."""
+        import pandas as pd
+
+        rows = {
+            "latency [ms]": self.latency * 1e3,
+            "energy [mJ]": self.energy * 1e3,
+            "area [mm^2]": self.area * 1e6,
+            "static power [W]": self.static_power,
+            "crossbars": self.crossbars,
+            f"times fewer than dense with {self.baseline_bits} bits": self.factor,
+            "utilization": self.utilization,
+        }
+        return pd.DataFrame({"value": rows}).rename_axis("total")
+
+    def __add__(self, other: "CostReport") -> "CostReport":
+        if not isinstance(other, CostReport):
+            return NotImplemented
+        for name in ("hardware", "activation_bits", "baseline_bits", "pipelined"):
+            if getattr(self, name) != getattr(other, name):
+                raise ValueError(f"reports that add up must have the same {name}")
+        shifted = [
+            dataclasses.replace(layer, start=layer.start + self.latency, finish=layer.finish + self.latency)
+            for layer in other.layers
+        ]
+        return dataclasses.replace(
+            self,
+            workload=f"{self.workload} + {other.workload}",
+            macs=self.macs + other.macs,
+            dense=self.dense and other.dense,
+            bits=self.bits if self.bits == other.bits else f"{self.bits} + {other.bits}",
+            baseline_crossbars=self.baseline_crossbars + other.baseline_crossbars,
+            latency=self.latency + other.latency,
+            layers=(*self.layers, *shifted),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data that ``from_dict`` reads, the hardware included."""
+        data = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        layers = [dict(vars(layer)) for layer in self.layers]
+        return data | {"input_size": list(self.input_size), "hardware": self.hardware.to_dict(), "layers": layers}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "CostReport":
+        """Return the report of ``to_dict``; unknown or missing keys raise ``ValueError``."""
+        data = dict(keys("a cost report", data, [field.name for field in dataclasses.fields(cls)]))
+        fields = [field.name for field in dataclasses.fields(LayerCost)]
+        layers = tuple(LayerCost(**keys("a layer of a cost report", layer, fields)) for layer in data["layers"])
+        hardware = Hardware.from_dict(data["hardware"])
+        return cls(**data | {"input_size": tuple(data["input_size"]), "hardware": hardware, "layers": layers})
+
+    @property
+    def _title(self) -> str:
+        size = "x".join(map(str, self.input_size))
+        order = "layer-pipelined" if self.pipelined else "layer after layer"
+        return (
+            f"{self.workload} at {size} on {self.hardware.name}, {'dense' if self.dense else 'epitomes'}, "
+            f"weights {self.bits} bits, activations {self.activation_bits} bits, {order}"
+        )
+
+    def __str__(self) -> str:
+        tables = [self.totals().to_string(float_format="{:.4g}".format)]
+        tables.append(self.by_component().to_string(float_format="{:.3g}".format))
+        return "\n\n".join([self._title, *tables, COUNTED[self.hardware.rules]])
+
+    def _repr_html_(self) -> str:
+        totals = self.totals().to_html(float_format="{:.4g}".format)
+        parts = self.by_component().to_html(float_format="{:.3g}".format)
+        title, counted = html.escape(self._title), COUNTED[self.hardware.rules]
+        return f"<p><strong>{title}</strong></p>{totals}{parts}<p>{counted}</p>"
+
+
+def compare(a: CostReport, b: CostReport) -> "pd.DataFrame":
+    """Return the totals of two reports side by side, and how many times less ``b`` costs than ``a``.
+
+    Raises:
+        ValueError: if the two differ in what must be equal for the comparison to mean anything: workload, input
+            size, precision of the baseline, packing convention. Two dense reports are two baselines, so they
+            must have equally many bits.
+    """
+    import pandas as pd
+
+    checks = {
+        "workload": (a.workload, b.workload),
+        "input size": (a.input_size, b.input_size),
+        "workload (multiply-accumulates of the dense network, which the head's classes change)": (a.macs, b.macs),
+        "precision of the baseline (bits of a dense weight)": (a.baseline_bits, b.baseline_bits),
+        "packing convention": (a.hardware.crossbar.packing, b.hardware.crossbar.packing),
+    }
+    if a.dense and b.dense:
+        checks["precision of the baseline (both are dense; bits of a weight)"] = (a.bits, b.bits)
+    for what, (left, right) in checks.items():
+        if left != right:
+            raise ValueError(f"reports cannot be compared: they differ in {what}, {left} and {right}")
+    frame = pd.concat([report.totals()["value"] for report in (a, b)], axis=1, keys=["a", "b"])
+    frame["a / b"] = frame["a"] / frame["b"]
+    return frame
