@@ -350,7 +350,7 @@ class Plan:
 
         return plan_svg(self)
 
-    _repr_svg_ = to_svg
+    _repr_html_ = to_svg  # within the page, so that the picture takes the colour of its text
 
 
 def _positions(spec: EpitomeSpec, wanted: int) -> np.ndarray:
