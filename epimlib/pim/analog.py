@@ -97,9 +97,8 @@ def full_scale(hardware: Hardware) -> int:
 
 def adc_step(rule: str, hardware: Hardware) -> float:
     """Return the current of one ADC step under a range rule, at least 1 (calibration starts from 1)."""
-    if one_of("adc_range", rule, RANGES) == "max":
-        return max(1.0, full_scale(hardware) / code_limits(hardware)[1])
-    return 1.0
+    last = code_limits(hardware)[1]
+    return max(1.0, full_scale(hardware) / last) if one_of("adc_range", rule, RANGES) == "max" else 1.0
 
 
 def cell_levels(matrix: Tensor, bits: int, crossbar: Crossbar, slices: int) -> Tensor:

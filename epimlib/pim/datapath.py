@@ -313,6 +313,9 @@ def run(program: Program, feature_map: Tensor, fast: bool | None = None, seed: i
         )
     else:
         output, events = _execute(program, images, torch.Generator().manual_seed(seed))
+    if program.scale.ndim == 0:
+        output = output * program.scale
+    output = output.contiguous()  # so that later sums over it have one order
     if program.layer.kind == "linear":
         output = output.reshape(*feature_map.shape[:-1], -1)
     elif feature_map.ndim == 3:
@@ -402,8 +405,6 @@ def _shape(tensor: Tensor) -> tuple[int, ...]:
 
 def _whole(what: str, values: Tensor, least: int, largest: int, why: str) -> Tensor:
     """Return values if they are integers within these limits."""
-    if values.numel() == 0:
-        raise ValueError(f"{what} must not be empty, got shape {_shape(values)}")
     low, high = (bound.item() for bound in values.aminmax())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(f"{what} must hold whole numbers, got NaN or infinity")
@@ -428,7 +429,9 @@ def _images(program: Program, feature_map: Tensor) -> Tensor:
         if len(shape) not in (3, 4) or shape[-3] != layer.in_channels:
             raise ValueError(f"feature_map must have shape (N, {layer.in_channels}, H, W), got {shape}")
         images = feature_map.reshape(-1, *shape[-3:])
-    if min(*_out_size(layer, images), len(images)) < 1:
+    if not len(images):
+        raise ValueError(f"feature_map must hold an image, got shape {shape}")
+    if min(_out_size(layer, images)) < 1:
         raise ValueError(f"feature_map must be at least as large as the kernel's window, got {shape}")
     limits = analog.input_limits(program.activation_bits, program.signed)
     kind = "signed" if program.signed else "unsigned"
@@ -499,7 +502,7 @@ def _pack(program: Program, matrix: Tensor) -> _Cells:
     """
     slices = matrix.shape[1]
     largest = int(matrix.abs().sum(0).max()) * ((1 << program.hardware.dac.bits) - 1)
-    base = 1 << (2 * largest).bit_length()
+    base = 1 << (2 * largest + 1).bit_length()
     limit = _EXACT if program.dtype == torch.float32 else 1 << 53
     digits = 1
     if not program.errors.variation and not program.errors.wire:  # else currents are not whole
@@ -565,7 +568,10 @@ def _sums(
     counts: Counter,
     observe: Callable[[Read, slice, Tensor, Tensor], None] | None = None,
 ) -> Tensor:
-    """Return the column sums of one round, float64 ``(N, columns)``, and count what it takes."""
+    """Return the column sums of one round, float64 ``(N, columns)``, and count what it takes.
+
+    They are in weight steps; scales that are not the same for all columns and row blocks are applied.
+    """
     layout, polarity, slices = program.layout, *program.conductance.shape[:2]
     n, cycles = len(windows), program.cycle_values.shape[1]
     drive = _drive(program, windows[:, round.inputs].contiguous()).flatten(0, 1)
@@ -607,7 +613,7 @@ def _sums(
     counts["joins"] += total.numel() * round.extends
     counts["output_reads"] += total.numel() * round.extends
     counts["output_writes"] += total.numel()
-    return total if program.scale.ndim else total * program.scale
+    return total
 
 
 def _execute(program: Program, images: Tensor, noise: torch.Generator) -> tuple[Tensor, Events]:
@@ -651,8 +657,7 @@ def _convolve(program: Program, images: Tensor) -> Tensor:
     options = {name: getattr(program.layer, name) for name in ("stride", "padding", "dilation", "groups")}
     kernels = program.kernels
     pairs = zip(images.tensor_split(len(kernels), 1), kernels, strict=True)
-    output = sum(F.conv2d(x.to(w.dtype), w, **options).double() for x, w in pairs)
-    return output if program.scale.ndim else output * program.scale
+    return sum(F.conv2d(x.to(w.dtype), w, **options).double() for x, w in pairs)
 
 
 def _calibrate(program: Program, feature_map: Tensor, positions: int = 512) -> Program:
@@ -749,8 +754,11 @@ def quantize_max(
     ranges: dict[str, tuple[float, float]] = {}
 
     def observe(name: str, x: Tensor) -> None:
-        least, most = ranges.get(name, (0.0, 0.0))
-        ranges[name] = min(least, x.min().item()), max(most, x.abs().max().item())
+        least, most = (bound.item() for bound in x.aminmax())
+        if not (math.isfinite(least) and math.isfinite(most)):
+            raise ValueError(f"layer {name!r} gets an input that is not finite")
+        before = ranges.get(name, (0.0, 0.0))
+        ranges[name] = min(least, before[0]), max(abs(least), abs(most), before[1])
 
     hooks = [
         module.register_forward_pre_hook(lambda _, inputs, name=name: observe(name, inputs[0]))
@@ -768,8 +776,6 @@ def quantize_max(
     for name, module in layers.items():
         layer_bits = bits[name] if isinstance(bits, Mapping) else bits
         least, most = ranges[name]
-        if not math.isfinite(most):
-            raise ValueError(f"layer {name!r} gets an input that is not finite")
         signed = least < 0
         weight = (module.epitome if hasattr(module, "epitome") else module.weight).detach()
         # A layer that is all zeros has no range; any step will do.
@@ -858,8 +864,7 @@ def simulate(
 
 
 def compile_layer(name: str, module: nn.Module, layer: QuantizedLayer, hardware: Hardware, **options: Any) -> Program:
-    """Return the program of a convolution or linear module with these integers; ``options`` as in `compile`.
-    Return the program of a convolution or linear module with these integers; ``options`` as in `compile`."""
+    """Return the program of a convolution or linear module with these integers; ``options`` as in `compile`."""
     convolution = isinstance(module, nn.Conv2d | EpitomeConv2d)
     if convolution:
         options |= {key: getattr(module, key) for key in ("stride", "dilation", "groups")}
@@ -873,7 +878,7 @@ def compile_layer(name: str, module: nn.Module, layer: QuantizedLayer, hardware:
         signed=layer.signed,
         kind="conv" if convolution else "linear",
         scale=layer.scale,
-        name=name,
+        name=name or type(module).__name__,  # a model may be a single layer
         **options,
     )
 

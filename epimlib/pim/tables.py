@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """Index tables of one layer, as int64 arrays with one row per round (`copies`: per copied output block).
-    Index tables of one layer, as int64 arrays with one row per round (`copies`: per copied output block)."""
+    """Index tables of one layer, as int64 arrays with one row per round (`copies`: per copied output block)."""
 
     spec: EpitomeSpec
     ifat: np.ndarray
@@ -85,8 +84,7 @@ class Tables:
 
     @property
     def bits(self) -> int:
-        """Size of the tables: every column is as wide as its largest entry needs. One round needs no table.
-        Size of the tables: every column is as wide as its largest entry needs. One round needs no table."""
+        """Size of the tables: every column is as wide as its largest entry needs. One round needs no table."""
         if self.rounds == 1 and not len(self.copies):
             return 0
         return sum(
