@@ -20,10 +20,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_$(TORCH)) -c constraints.txt -e ".[book,test]"
 	touch $@
 
-# jupyter-cache sees that a notebook's code changed, but not that the library or the data that it reads did.
+# jupyter-cache and Sphinx see that a notebook changed, but not that the library or the data that it reads did.
 INPUTS := $(shell find epimlib data constraints.txt -type f ! -name '*.pyc' ! -path 'data/cache/*' | LC_ALL=C sort | xargs cksum | cksum | cut -d ' ' -f 1)
 .jupyter_cache/$(INPUTS):
-	rm -rf .jupyter_cache && mkdir .jupyter_cache && touch $@
+	rm -rf .jupyter_cache _build/.doctrees && mkdir .jupyter_cache && touch $@
 
 # Sphinx leaves the pages of removed chapters behind, and those of the source code as they were.
 _build/settings: _toc.yml _config.yml $(wildcard book/_ext/*)
