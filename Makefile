@@ -25,7 +25,7 @@ INPUTS := $(shell find epimlib data constraints.txt -type f ! -name '*.pyc' ! -p
 .jupyter_cache/$(INPUTS):
 	rm -rf .jupyter_cache _build/.doctrees && mkdir .jupyter_cache && touch $@
 
-# Sphinx leaves the pages of removed chapters behind, and those of the source code as they were.
+# Sphinx leaves the pages of removed chapters behind.
 _build/settings: _toc.yml _config.yml $(wildcard book/_ext/*)
 	rm -rf _build/html && mkdir -p _build && touch $@
 
