@@ -83,7 +83,8 @@ def test_isaac_adds_up_to_what_the_paper_says():
     assert h.crossbar.cols / h.adc.rate == pytest.approx(100e-9), "one ADC reads all columns in one cycle"
     assert h.chip.rows * h.chip.cols == 168
     assert h.shift_add.power * h.digital.period == pytest.approx(0.021e-12)
-    assert 8 * h.tile.elements * h.buffer.capacity[0] == 8 * 12 * 64 * 1024 * 8
+    assert (h.buffer.capacity[-1], h.buffer.area[-1]) == (64 * 1024 * 8, pytest.approx(0.083e-6))
+    assert h.tile.groups * h.tile.elements == 8 * 12
 
 
 def test_replace_takes_si_numbers_and_units():

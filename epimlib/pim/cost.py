@@ -10,21 +10,21 @@ weight and an activation. ``D`` and ``A`` are the DACs and ADCs of a crossbar (p
 
 **Latency** is the sum of five parts::
 
-    (1) analog     max(n_reads t_read, n_steps t_convert)
-                   t_read    = 1 / f_DAC + m(S_r / D) t_decoder + t_array
-                   t_convert = q / f_ADC + m(S_c / A) t_mux,  q = 1, or 2^b_ADC for a ramp converter
-    (2) digital    T (n_rounds d + (n_output_writes - n_copies) / (A M_c))
-    (3) input      B_in / M_r * t_bit,   B_in = b_x (n_input_writes + n_input_reads)
-    (4) output     B_out / M_c * t_bit,  B_out = 2 b_x O + b_s (n_output_reads + n_output_writes - O)
-    (5) transfer   hops * b_x O / (M_c * link bandwidth)
+    (1) analog         max(n_reads t_read, n_steps t_convert)
+                       t_read    = 1 / f_DAC + m(S_r / D) t_decoder + t_array
+                       t_convert = q / f_ADC + m(S_c / A) t_mux,  q = 1, or 2^b_ADC for a ramp converter
+    (2) digital        T (n_rounds d + (n_output_writes - n_copies) / (A M_c))
+    (3) input buffer   t_bit B_in / M_r,   B_in = b_x (n_input_writes + n_input_reads)
+    (4) output buffer  t_bit B_out / M_c,  B_out = 2 b_x O + b_s (n_output_reads + n_output_writes - O)
+    (5) network        hops b_x O / (M_c * link bandwidth)
 
 Sample-and-holds let a row group be read while the one before it is converted, so the slower of the two counts (1).
 ``n_reads`` are reads that follow one another, ``n_steps`` these times the columns that share an ADC; ``m`` counts the
 stages of a multiplexer. A round passes ``d`` clocked stages: shift-and-add, the adder tree of ``ceil(log2 M_r)``
 levels, the offset (``pi = 1``), the joint module and the index tables where it uses them; then the columns that share
-an ADC leave one by one (2). Every row block has an input buffer and every column block an output buffer, and they work
-at the same time; a bit takes ``t_bit = t_access / port + 1 / tile bandwidth`` (3, 4). ``O`` are the output words of
-the layer, copies included: written once and read once to be sent. Partial sums of rounds have
+an ADC leave one by one (2). Every row block has an input buffer, every column block an output buffer and a link, which
+all work at the same time; a bit takes ``t_bit = t_access / port + 1 / tile bandwidth`` (3 to 5). ``O`` are the output
+words of the layer, copies included: written once and read once to be sent. Partial sums of rounds have
 ``b_s = b + b_x + ceil(log2 r)`` bits.
 
 **Energy**, by component::
@@ -48,9 +48,10 @@ the layer, copies included: written once and read once to be sent. Partial sums 
         digital        N / pi * (A (A_shift_add + A_register + A_mux) + D (A_register + A_demux))
                        + (M_r - 1) M_c A A_adder
         joint module   M_c A A_joint
-        buffers        M_r macros for k_h rows of the input each, M_c macros for two output words each
+        buffers        M_r macros that hold k_h rows of the input together, M_c that hold two output positions
         index tables   bits of the tables * A_bit
-        pooling        tiles * A_pooling;  network  tiles * A_router
+        pooling        tiles * A_pooling, where a tile holds groups * elements crossbars (pairs) of one layer
+        network        tiles * A_router
 
 The rest of a network: pooling takes a tile of its own; a residual sum, or the product with a gate, is done by
 ``pooling.units`` adders for each ``S_c`` channels, a product bit by bit; concatenation is free; of products of
@@ -202,8 +203,11 @@ class _Model:
         h, a, clock = self.hardware, self.bits, self.hardware.digital.period
         polarity = h.crossbar.polarity
         n = layer_events(layer, spec, h, bits, a)
-        reads = n.steps if self.adcs == h.crossbar.cols else layer_events(layer, spec, self.reads, bits, a).steps
         mapped = map_layer(layer, spec, h.crossbar, bit_slices(bits, h.crossbar))
+        if spec is None and layer.groups == 1:  # one round, and its columns share the ADCs evenly
+            reads = n.steps // math.ceil(min(mapped.cols, h.crossbar.cols) / self.adcs)
+        else:
+            reads = layer_events(layer, spec, self.reads, bits, a).steps
         window = math.prod(spec.epitome[2:] if spec else layer.kernel_size)
         row_blocks = math.ceil(mapped.rows / rows_in_use(window, h.crossbar))
         col_blocks = mapped.blocks // row_blocks
@@ -218,7 +222,7 @@ class _Model:
         traffic = self._traffic(
             reads=(n.input_reads * a, read_bits),
             writes=(n.input_writes * a, write_bits),
-            copies=(row_blocks, col_blocks),
+            buffers=(row_blocks, col_blocks),
             capacity=(
                 layer.kernel_size[0] * layer.in_size[1] * layer.in_channels * a,
                 2 * layer.out_channels * partial,
@@ -267,7 +271,7 @@ class _Model:
         traffic = self._traffic(
             reads=(fetched * a, outputs * a),
             writes=(stored * a, outputs * a),
-            copies=(1, 1),
+            buffers=(1, 1),
             capacity=(layer.kernel_size[0] * layer.in_size[1] * layer.in_channels * a, 2 * layer.out_channels * a),
             sent=outputs * a,
         )
@@ -285,17 +289,17 @@ class _Model:
         h, a, clock = self.hardware, self.bits, self.hardware.digital.period
         words = layer.positions * layer.out_channels
         operands = max(len(layer.inputs), 2)
-        copies = math.ceil(layer.out_channels / h.crossbar.cols)
+        parallel = math.ceil(layer.out_channels / h.crossbar.cols)
         rounds = {"add": operands - 1, "multiply": (operands - 1) * a}.get(layer.kind, 0)  # additions for each word
         width = layer.out_channels * a
         traffic = self._traffic(
             reads=(operands * words * a, words * a),
             writes=(operands * words * a, words * a),
-            copies=(copies, copies),
+            buffers=(parallel, parallel),
             capacity=(operands * width, 2 * width),
             sent=words * a,
         )
-        lanes = h.pooling.units * copies if rounds else 0
+        lanes = h.pooling.units * parallel if rounds else 0
         steps = layer.positions * math.ceil(layer.out_channels / lanes) * rounds if rounds else 0
         time = {"digital": clock * steps} | traffic.time
         energy = {"digital": clock * words * rounds * h.adder.power} | traffic.energy
@@ -308,21 +312,21 @@ class _Model:
         self,
         reads: tuple[int, int],
         writes: tuple[int, int],
-        copies: tuple[int, int],
+        buffers: tuple[int, int],
         capacity: tuple[int, int],
         sent: int,
     ) -> "_Traffic":
         """Return the cost of buffers and network; pairs are of input and output buffers, in bits."""
         h, buffer = self.hardware, self.hardware.buffer
         time, energy, area, leakage = {}, {}, {}, 0.0
-        for name, read, write, number, size in zip(("input", "output"), reads, writes, copies, capacity, strict=True):
+        for name, read, write, number, size in zip(("input", "output"), reads, writes, buffers, capacity, strict=True):
             macro = buffer.macro(size / number)
             time[f"{name} buffer"] = (read + write) / number * self.bit_time
             accesses = read * buffer.read_energy[macro] + write * buffer.write_energy[macro]
             energy[f"{name} buffer"] = accesses / buffer.port_bits
             area[f"{name} buffer"] = number * buffer.area[macro]
             leakage += number * buffer.leakage[macro]
-        time["network"] = h.chip.hops * sent / (copies[1] * h.chip.bandwidth)
+        time["network"] = h.chip.hops * sent / (buffers[1] * h.chip.bandwidth)
         moved = sum(reads) + sum(writes)
         energy["network"] = moved * h.tile.bit_energy + h.chip.hops * sent * h.chip.hop_energy
         return _Traffic(time, energy, area, leakage)

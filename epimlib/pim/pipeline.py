@@ -57,12 +57,18 @@ def _ready(layer: Layer, finish: np.ndarray) -> np.ndarray:
         return np.full(layer.positions, finish[-1])  # flattened, broadcast, or attention: all of it
     if layer.in_size == layer.out_size and layer.kernel_size == (1, 1):
         return finish
-    needed = [
-        _last_input(layer.out_size[axis], layer.stride[axis], reach, layer.in_size[axis])
+    rows, cols = (
+        _last_input(
+            layer.out_size[axis],
+            layer.stride[axis],
+            layer.padding[axis],
+            layer.kernel_size[axis],
+            layer.dilation[axis],
+            layer.in_size[axis],
+        )
         for axis in (0, 1)
-        for reach in [layer.dilation[axis] * (layer.kernel_size[axis] - 1) - layer.padding[axis]]
-    ]
-    return finish.reshape(layer.in_size)[needed[0][:, None], needed[1]].reshape(-1)
+    )
+    return finish.reshape(layer.in_size)[rows[:, None], cols].reshape(-1)
 
 
 @lru_cache(maxsize=64)
@@ -71,6 +77,8 @@ def _count(positions: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=256)
-def _last_input(out: int, stride: int, reach: int, size: int) -> np.ndarray:
-    """Return the last input that every position needs along one axis; padding needs none."""
-    return np.clip(np.arange(out) * stride + reach, 0, size - 1)
+def _last_input(out: int, stride: int, padding: int, kernel: int, dilation: int, size: int) -> np.ndarray:
+    """Return the last input in the window of every position along one axis; padding needs none."""
+    start = np.arange(out) * stride - padding
+    tap = np.minimum(kernel - 1, (size - 1 - start) // dilation)
+    return np.maximum(start + tap * dilation, 0)
