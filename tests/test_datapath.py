@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from epimlib import EpitomeSpec, Hardware
-from epimlib.layers import EpitomeConv2d, EpitomeLinear
+from epimlib import Design, EpitomeSpec, Hardware
+from epimlib.layers import epitomize
 from epimlib.pim import analog
 from epimlib.pim.analog import NonIdealities
 from epimlib.pim.datapath import QuantizedLayer, compile, quantize_max, run, simulate, trace
@@ -491,27 +491,36 @@ def test_a_trace_by_hand(traced):
     assert (first["outputs"], first["copies"], second["copies"]) == ([0, 2], [], [[0, 2, 2]])
 
 
+class Net(nn.Module):
+    """A convolution, a grouped and a depthwise one, a residual sum, pooling and a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2, padding="valid")
+        self.conv = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding="same", groups=8)
+        self.grouped = nn.Conv2d(8, 12, 1, groups=2)
+        self.head = nn.Linear(12, 6)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = x + torch.relu(self.norm(self.conv(torch.relu(x))))
+        return self.head(self.grouped(torch.relu(self.depthwise(x))).mean((2, 3)))
+
+
+DESIGN = Design(
+    {
+        "conv": EpitomeSpec(8, 8, (3, 3), (4, 4, 4, 4), wrap=2),
+        "head": EpitomeSpec(6, 12, (1, 1), (3, 6, 1, 1)),
+    }
+)
+
+
 def network():
-    """Epitomes, a grouped and a depthwise convolution, a residual sum, pooling and a head."""
+    """The network with epitomes, in float64 so that the order of sums does not move a rounding."""
     torch.manual_seed(0)
-
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.stem = nn.Conv2d(3, 8, 3, stride=2, padding="valid")
-            spec = EpitomeSpec(8, 8, (3, 3), (4, 4, 4, 4), wrap=2)
-            self.epitome = EpitomeConv2d(8, 8, 3, padding=1, bias=False, epitome=spec)
-            self.norm = nn.BatchNorm2d(8)
-            self.depthwise = nn.Conv2d(8, 8, 3, padding="same", groups=8)
-            self.grouped = nn.Conv2d(8, 12, 1, groups=2)
-            self.head = EpitomeLinear(12, 6, epitome=EpitomeSpec(6, 12, (1, 1), (3, 6, 1, 1)))
-
-        def forward(self, x):
-            x = self.stem(x)
-            x = x + torch.relu(self.norm(self.epitome(torch.relu(x))))
-            return self.head(self.grouped(torch.relu(self.depthwise(x))).mean((2, 3)))
-
-    return Net().double()
+    return epitomize(Net(), DESIGN)[0].double()
 
 
 def emulation(model, quantized):
@@ -543,11 +552,11 @@ def test_logits_equal_those_of_a_float_emulation_with_the_same_integers():
     assert torch.equal(logits, fast)
     assert model.training
     assert not any("forward" in vars(module) for module in model.modules())
-    for layer in trace_workload(model.float(), (3, 9, 9)).weighted:
-        module, integers = model.get_submodule(layer.name), quantized[layer.name]
-        predicted = layer_events(layer, getattr(module, "spec", None), machine, 6, 7, integers.signed)
-        assert events[layer.name] == 3 * predicted
-    assert list(events) == ["stem", "epitome", "depthwise", "grouped", "head"]
+    workload = trace_workload(Net(), (3, 9, 9))
+    assert list(events) == [layer.name for layer in workload.weighted]
+    for layer in workload.weighted:
+        signed = quantized[layer.name].signed
+        assert events[layer.name] == 3 * layer_events(layer, DESIGN.get(layer.name), machine, 6, 7, signed)
 
 
 def test_a_quantizer_of_ones_own_can_be_plugged_in():
@@ -682,8 +691,8 @@ class Scaled(nn.Conv2d):
     ],
 )
 def test_simulate_refuses_layers(layer, message):
+    integers = QuantizedLayer(torch.ones(layer.weight.shape), 1.0, 4, 1.0, 4, False)
     with pytest.raises(ValueError, match=message):
-        integers = QuantizedLayer(torch.ones(layer.weight.shape), 1.0, 4, 1.0, 4, False)
         simulate(nn.Sequential(layer), hardware(), torch.ones(1, 1, 4, 4), quantized={"0": integers})
 
 

@@ -129,5 +129,6 @@ class Tables:
         return frames
 
     def __str__(self) -> str:
-        head = f"{self.rounds} rounds, {len(self.copies)} copied blocks, {self.bits} bits"
+        counts = [(self.rounds, "round"), (len(self.copies), "copied block"), (self.bits, "bit")]
+        head = ", ".join(f"{count} {what}{'s' * (count != 1)}" for count, what in counts)
         return "\n".join([head, *(f"{name}\n{frame.to_string()}" for name, frame in self.to_frames().items())])
