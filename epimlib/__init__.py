@@ -4,9 +4,10 @@ Importing the package imports neither torch nor timm.
 """
 
 from epimlib.design import Design
-from epimlib.pim.cost import compare, evaluate, evaluate_many
+from epimlib.pim.cost import evaluate, evaluate_many
 from epimlib.pim.hardware import Hardware
 from epimlib.pim.mapping import map_crossbars
+from epimlib.pim.report import compare
 from epimlib.plan import EpitomeSpec, Plan
 from epimlib.workload import Workload
 

@@ -4,8 +4,8 @@
 These are our own rules; those of the simulator MNSIM are in `epimlib.pim.mnsim`.
 
 For one layer and one image, ``n_x`` is the count of event ``x`` in `epimlib.pim.events.Events`; the symbols are those
-of the notation page: crossbars of ``S_r`` word lines and ``S_c`` bit lines, ``M_r x M_c`` blocks of the layer's matrix
-of ``r`` rows, ``sigma`` bit slices, polarity ``pi``, ``N = M_r M_c sigma pi`` crossbars, ``b`` and ``b_x`` bits of a
+of the notation page: crossbars of ``S_r`` word lines and ``S_c`` bit lines, ``M_r x M_c`` blocks of the layer's matrix,
+``sigma`` bit slices, polarity ``pi``, ``N = M_r M_c sigma pi`` crossbars, ``b`` and ``b_x`` bits of a
 weight and an activation. ``D`` and ``A`` are the DACs and ADCs of a crossbar (pair), ``T`` is the clock period.
 
 **Latency** is the sum of five parts::
@@ -25,7 +25,7 @@ levels, the offset (``pi = 1``), the joint module and the index tables where it 
 an ADC leave one by one (2). Every row block has an input buffer, every column block an output buffer and a link, which
 all work at the same time; a bit takes ``t_bit = t_access / port + 1 / tile bandwidth`` (3 to 5). ``O`` are the output
 words of the layer, copies included: written once and read once to be sent. Partial sums of rounds have
-``b_s = b + b_x + ceil(log2 r)`` bits.
+``b_s = b + b_x + ceil(log2 n)`` bits, ``n = C_in k_h k_w / G`` being the products that an output is the sum of.
 
 **Energy**, by component::
 
@@ -71,16 +71,15 @@ import numpy as np
 
 from epimlib._checks import keys, positive
 from epimlib.design import Design
+from epimlib.pim import mnsim
 from epimlib.pim.events import layer_events
 from epimlib.pim.hardware import Hardware
 from epimlib.pim.layout import rows_in_use
 from epimlib.pim.mapping import bit_slices, layer_bits, map_layer
 from epimlib.pim.pipeline import pipeline
-from epimlib.pim.report import CostReport, LayerCost, compare
+from epimlib.pim.report import CostReport, LayerCost
 from epimlib.plan import EpitomeSpec
 from epimlib.workload import Layer, Workload
-
-__all__ = ["Candidate", "CostReport", "CostTable", "Costs", "compare", "evaluate", "evaluate_many", "tabulate"]
 
 
 def evaluate(
@@ -107,13 +106,13 @@ def evaluate(
         ValueError: if the design or the bits do not fit the workload, a crossbar is too small, or the rules of MNSIM
             are asked for what the simulator does not know: an epitome, or a kind of layer.
     """
+    if not workload.weighted:
+        raise ValueError(f"workload must have a layer with a weight, and {workload.name!r} has none")
     design = Design(design).check(workload)
     weights = layer_bits(workload, bits)
     baseline = bit_slices(positive("baseline_bits", baseline_bits), hardware.crossbar)
     positive("activation_bits", activation_bits)
     if hardware.rules == "mnsim":
-        from epimlib.pim import mnsim
-
         if design:
             raise ValueError(
                 f"rules 'mnsim' evaluate dense networks only, got a design with {len(design)} epitomes; "
@@ -124,14 +123,13 @@ def evaluate(
         model = _Model(hardware, activation_bits)
         layers = [model.layer(layer, design.get(layer.name), weights.get(layer.name)) for layer in workload.layers]
         layers = _schedule(workload, layers, pipelined)
-    used = sorted(set(weights.values()))
     return CostReport(
         workload=workload.name,
         input_size=workload.input_size,
         macs=sum(layer.macs for layer in workload.weighted),
         hardware=hardware,
         dense=not design,
-        bits=str(used[0]) if len(used) == 1 else f"mixed {', '.join(map(str, used))}",
+        bits=tuple(sorted(set(weights.values()))),
         activation_bits=activation_bits,
         baseline_bits=baseline_bits,
         baseline_crossbars=sum(
@@ -216,7 +214,7 @@ class _Model:
         table_bits = n.table_bits // layer.positions
 
         outputs = layer.positions * layer.out_channels  # words
-        partial = a + bits + math.ceil(math.log2(mapped.rows))  # bits of a partial sum
+        partial = a + bits + math.ceil(math.log2(math.prod(layer.weight_shape[1:])))  # bits of a partial sum
         read_bits = outputs * a + n.output_reads * partial
         write_bits = outputs * a + (n.output_writes - outputs) * partial
         traffic = self._traffic(

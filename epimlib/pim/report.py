@@ -69,8 +69,8 @@ class CostReport:
     hardware: Hardware
     dense: bool
     """Whether no layer is an epitome."""
-    bits: str
-    """Bits of the weights, sign included; "mixed" lists those in use."""
+    bits: tuple[int, ...]
+    """Bits of the weights that are in use, sign included."""
     activation_bits: int
     baseline_bits: int
     """Bits of a weight of the dense baseline of `factor`."""
@@ -83,12 +83,12 @@ class CostReport:
 
     @property
     def energy(self) -> float:
-        """[J]"""
+        """Of one image [J]."""
         return sum(sum(layer.energy.values()) for layer in self.layers)
 
     @property
     def area(self) -> float:
-        """[m^2]"""
+        """Of all layers [m^2]."""
         return sum(sum(layer.area.values()) for layer in self.layers)
 
     @property
@@ -98,6 +98,7 @@ class CostReport:
 
     @property
     def crossbars(self) -> int:
+        """Crossbars of all layers, those of both signs."""
         return sum(layer.crossbars for layer in self.layers)
 
     @property
@@ -186,7 +187,7 @@ class CostReport:
             workload=f"{self.workload} + {other.workload}",
             macs=self.macs + other.macs,
             dense=self.dense and other.dense,
-            bits=self.bits if self.bits == other.bits else f"{self.bits} + {other.bits}",
+            bits=tuple(sorted({*self.bits, *other.bits})),
             baseline_crossbars=self.baseline_crossbars + other.baseline_crossbars,
             latency=self.latency + other.latency,
             layers=(*self.layers, *shifted),
@@ -196,7 +197,8 @@ class CostReport:
         """Return plain data that ``from_dict`` reads, the hardware included."""
         data = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         layers = [dict(vars(layer)) for layer in self.layers]
-        return data | {"input_size": list(self.input_size), "hardware": self.hardware.to_dict(), "layers": layers}
+        sizes = {"input_size": list(self.input_size), "bits": list(self.bits)}
+        return data | sizes | {"hardware": self.hardware.to_dict(), "layers": layers}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "CostReport":
@@ -204,8 +206,8 @@ class CostReport:
         data = dict(keys("a cost report", data, [field.name for field in dataclasses.fields(cls)]))
         fields = [field.name for field in dataclasses.fields(LayerCost)]
         layers = tuple(LayerCost(**keys("a layer of a cost report", layer, fields)) for layer in data["layers"])
-        hardware = Hardware.from_dict(data["hardware"])
-        return cls(**data | {"input_size": tuple(data["input_size"]), "hardware": hardware, "layers": layers})
+        sizes = {"input_size": tuple(data["input_size"]), "bits": tuple(data["bits"])}
+        return cls(**data | sizes | {"hardware": Hardware.from_dict(data["hardware"]), "layers": layers})
 
     @property
     def _title(self) -> str:
@@ -213,7 +215,7 @@ class CostReport:
         order = "layer-pipelined" if self.pipelined else "layer after layer"
         return (
             f"{self.workload} at {size} on {self.hardware.name}, {'dense' if self.dense else 'epitomes'}, "
-            f"weights {self.bits} bits, activations {self.activation_bits} bits, {order}"
+            f"weights {' and '.join(map(str, self.bits))} bits, activations {self.activation_bits} bits, {order}"
         )
 
     def __str__(self) -> str:
@@ -246,7 +248,7 @@ def compare(a: CostReport, b: CostReport) -> "pd.DataFrame":
         "packing convention": (a.hardware.crossbar.packing, b.hardware.crossbar.packing),
     }
     if a.dense and b.dense:
-        checks["precision of the baseline (both are dense; bits of a weight)"] = (a.bits, b.bits)
+        checks["precision of the baseline (both are dense; bits of their weights)"] = (a.bits, b.bits)
     for what, (left, right) in checks.items():
         if left != right:
             raise ValueError(f"reports cannot be compared: they differ in {what}, {left} and {right}")
