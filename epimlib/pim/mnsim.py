@@ -11,7 +11,8 @@ period, ``n`` analog steps of one output position.
   block, ``PE = ceil(b / g) * column blocks * row blocks``; a tile holds four and serves one layer. Tiles lie in layer
   order on L-shaped shells that grow from a corner of the grid.
 - *Latency* of one output position: write and read of the line buffer, ``n`` times DAC, crossbar and ADC, registers
-  and multiplexers, joint modules of the tile, output buffer, merging of the layer's tiles, transfer to the next layer.
+  and multiplexers, joint modules of the tile, output buffer, merging of the layer's tiles, transfer to the next layer,
+  one after the other; ``n = ceil(b_x / b_DAC) ceil(rows / DACs) ceil(columns / ADCs)``.
 - *Energy*: power of each component times the time that it has in this sum; a partly filled tile counts as full.
 - *Area*: tiles in use times the area of a tile.
 """
@@ -93,7 +94,7 @@ class _Placed:
     """Cells that hold a bit of a weight, of one sign."""
     gather: int = 0
     """Links from the tile that gathers the results to the farthest tile of the layer."""
-    transfer: int = 0
+    transfer: float = 0
     """Links from there to the farthest tile that reads them."""
 
 
