@@ -1,0 +1,450 @@
+"""Layer-wise design: which epitome, and how many bits, for each layer of a network.
+
+Every layer has a finite set of *candidates*, whose costs are tabulated once (`epimlib.pim.cost.tabulate`). A design
+takes one candidate of each layer; its latency (layer after layer), energy and crossbars are sums over the layers. Two
+searches work on the same table:
+
+- `evolve`, the paper's way as far as its abstract tells (operators and settings are our reconstruction);
+- `solve_exact`: for latency or energy under a budget of crossbars this is a multiple-choice knapsack, solved to proven
+  optimality by HiGHS; the energy-delay product by sweeping the front of energy against latency.
+"""
+
+import heapq
+import itertools
+import math
+import time
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from epimlib._checks import keys, one_of, positive, read_json, write_json
+from epimlib.design import uniform_spec
+from epimlib.pim.cost import Candidate, CostTable
+from epimlib.plan import EpitomeSpec
+from epimlib.workload import Workload
+
+OBJECTIVES = {
+    "latency": "seconds of one image, layer after layer",
+    "energy": "joules of one image",
+    "edp": "energy-delay product, joule seconds",
+}
+
+
+def candidates(
+    workload: Workload,
+    rows: Iterable[int] = (256, 512, 1024, 2048),
+    cols: Iterable[int] = (128, 256, 512),
+    wraps: Iterable[int | str] = ("full", 2, 1),
+    families: Iterable[str] = ("window", "channel"),
+    bits: Iterable[int] = (3, 5),
+) -> dict[str, tuple[Candidate, ...]]:
+    """Return the candidates of every weighted layer: dense and each distinct epitome, at each number of bits.
+
+    The arguments are those of `EpitomeSpec.for_crossbars`, each as the values to combine.
+    """
+    choices = list(itertools.product(rows, cols, wraps, families))
+    bits = list(bits)
+    found = {}
+    for layer in workload.weighted:
+        specs = dict.fromkeys([None, *(uniform_spec(layer, *choice) for choice in choices)])
+        found[layer.name] = tuple(Candidate(spec, b) for spec in specs for b in bits)
+    return found
+
+
+def fit_error(weight: np.ndarray, spec: EpitomeSpec) -> float:
+    """Return the share of a dense weight that its least-squares epitome misses, ``|W - W_E|^2 / |W|^2``.
+
+    A proxy of accuracy that needs no data. ``weight`` has the shape ``(C_out, C_in, k_h, k_w)``.
+    """
+    if weight.shape != spec.shape:
+        raise ValueError(f"weight must have shape {spec.shape}, got {weight.shape}")
+    plan = spec.plan()
+    index = plan.index.reshape(-1)
+    mean = np.bincount(index, weight.reshape(-1), plan.usage.size) / np.maximum(plan.usage.reshape(-1), 1)
+    return float(((weight.reshape(-1) - mean[index]) ** 2).sum() / (weight**2).sum())
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The best design that a search found, and how good it is known to be."""
+
+    method: str
+    objective: str
+    budget: int
+    """Crossbars allowed."""
+    choice: tuple[int, ...]
+    """For every layer of the table, the index of its candidate."""
+    value: float
+    """The objective."""
+    latency: float
+    """[s], layer after layer."""
+    energy: float
+    """[J]"""
+    area: float
+    """[m^2]"""
+    crossbars: int
+    bound: float | None = None
+    """No design has a smaller objective than this; None if the method proves nothing."""
+    evaluations: int = 0
+    """Designs evaluated."""
+    seed: int | None = None
+    history: tuple[float, ...] = ()
+    """Best objective after every generation."""
+    message: str = ""
+
+    @property
+    def gap(self) -> float | None:
+        """How far the value may be above the optimum, relative to the bound."""
+        return None if self.bound is None else self.value / self.bound - 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data that ``from_dict`` reads."""
+        return {**vars(self), "choice": list(self.choice), "history": list(self.history)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "SearchResult":
+        """Return the result of ``to_dict``; unknown or missing keys raise ``ValueError``."""
+        keys("a search result", data, cls.__dataclass_fields__)
+        return cls(**{**data, "choice": tuple(data["choice"]), "history": tuple(data["history"])})
+
+    def __str__(self) -> str:
+        rows = [
+            ("method", self.method),
+            (self.objective, f"{self.value:.6g}"),
+            ("gap to the bound", "not proven" if self.gap is None else f"{self.gap:.3%}"),
+            ("crossbars", f"{self.crossbars:,} of {self.budget:,}"),
+            ("latency", f"{self.latency * 1e3:.6g} ms"),
+            ("energy", f"{self.energy * 1e3:.6g} mJ"),
+            ("evaluations", f"{self.evaluations:,}"),
+            ("message", self.message),
+        ]
+        return "\n".join(f"{name:>16}: {text}" for name, text in rows)
+
+
+class _Problem:
+    """The candidates worth considering: per layer, those that no other beats in everything that counts."""
+
+    def __init__(
+        self,
+        table: CostTable,
+        objective: str,
+        budget: int,
+        proxy: Mapping[str, Sequence[float]] | None,
+        limit: float | None,
+    ) -> None:
+        one_of("objective", objective, OBJECTIVES)
+        positive("budget", budget)
+        if (proxy is None) != (limit is None):
+            raise ValueError(f"proxy and limit go together, got proxy={proxy!r} and limit={limit!r}")
+        self.table, self.objective, self.budget = table, objective, budget
+        self.columns = {"latency": [0], "energy": [1], "edp": [0, 1]}[objective]
+        self.kept, self.values = [], []
+        for name, values in zip(table.layers, table.values, strict=True):
+            if proxy is not None:
+                values = np.column_stack([values, _proxy_of(name, proxy, len(values))])
+            kept = _undominated(values[:, [*self.columns, 3, *range(4, values.shape[1])]])
+            self.kept.append(kept)
+            self.values.append(values[kept])
+        self.limits = {3: budget - table.rest[3]} | ({} if limit is None else {4: float(limit)})
+        for column, allowed in self.limits.items():
+            least = sum(values[:, column].min() for values in self.values)
+            if least > allowed:
+                what = "budget" if column == 3 else "limit of the proxy"
+                raise ValueError(
+                    f"{what} must be at least {least:g}, what the smallest candidates need, got {allowed:g}"
+                )
+
+    def score(self, sums: np.ndarray) -> np.ndarray:
+        """Objective of designs from their summed costs ``(designs, columns)``, the rest of the network included."""
+        latency, energy = sums[:, 0] + self.table.rest[0], sums[:, 1] + self.table.rest[1]
+        return {"latency": latency, "energy": energy, "edp": latency * energy}[self.objective]
+
+    def result(self, genes: Sequence[int], method: str, **known: Any) -> SearchResult:
+        """Return the result for one design, ``genes`` indexing the kept candidates."""
+        choice = tuple(int(kept[gene]) for kept, gene in zip(self.kept, genes, strict=True))
+        costs = self.table.evaluate(np.array([choice]))
+        totals = {name: getattr(costs, name)[0].item() for name in ("latency", "energy", "area", "crossbars")}
+        value = totals["latency"] * totals["energy"] if self.objective == "edp" else totals[self.objective]
+        if known.get("bound") is not None:  # two sums of the same numbers may differ in the last digit
+            known["bound"] = min(known["bound"], value)
+        return SearchResult(method, self.objective, self.budget, choice, value, **totals, **known)
+
+
+def _proxy_of(name: str, proxy: Mapping[str, Sequence[float]], count: int) -> np.ndarray:
+    values = np.asarray(proxy.get(name, []), dtype=float)
+    if values.shape != (count,) or not np.isfinite(values).all():
+        raise ValueError(
+            f"proxy of layer {name!r} must be {count} finite numbers, one for each candidate, got {values}"
+        )
+    return values
+
+
+def _undominated(costs: np.ndarray) -> np.ndarray:
+    """Indices of the rows that no other row equals or beats in every column; of equal rows the first."""
+    costs, first = np.unique(costs, axis=0, return_index=True)
+    beaten = (costs[:, None] >= costs[None]).all(axis=2)
+    np.fill_diagonal(beaten, False)
+    return np.sort(first[~beaten.any(axis=1)])
+
+
+def solve_exact(
+    table: CostTable,
+    objective: str = "latency",
+    *,
+    budget: int,
+    proxy: Mapping[str, Sequence[float]] | None = None,
+    limit: float | None = None,
+    time_limit: float = 60.0,
+    tolerance: float = 1e-6,
+) -> SearchResult:
+    """Return the best design under a budget of crossbars, with a proof.
+
+    Args:
+        table: costs of the candidates.
+        objective: ``"latency"``, ``"energy"`` or ``"edp"``.
+        budget: crossbars allowed.
+        proxy: for every layer a number for each candidate (fit error, sensitivity); their sum is kept to ``limit``.
+        limit: of the proxy.
+        time_limit: seconds; a search that ends there returns its best design and an honest bound.
+        tolerance: relative gap at which the energy-delay product counts as solved (other objectives: zero).
+
+    Raises:
+        ValueError: if the budget or the limit cannot be met, or an argument is not allowed.
+        RuntimeError: if the solver finds no design in time.
+    """
+    problem = _Problem(table, objective, budget, proxy, limit)
+    if objective == "edp":
+        return _solve_product(problem, time_limit, tolerance)
+    column = {"latency": 0, "energy": 1}[objective]
+    genes, bound, message = _knapsack(problem, column, {}, time_limit)
+    return problem.result(genes, "exact", bound=bound + float(table.rest[column]), message=message)
+
+
+def _knapsack(
+    problem: _Problem, column: int, limits: Mapping[int, float], time_limit: float
+) -> tuple[list[int], float, str] | None:
+    """Minimise the sum of one column under limits on others: genes, proven bound, message; None if none fits."""
+    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.sparse import block_diag
+
+    values = np.concatenate(problem.values)
+    scale = sum(own[:, column].max() for own in problem.values)
+    rows = [LinearConstraint(block_diag([np.ones((1, len(own))) for own in problem.values], "csr"), 1, 1)]
+    for limited, allowed in {**problem.limits, **limits}.items():
+        unit = max(values[:, limited].max(), 1e-300)
+        rows.append(LinearConstraint(values[None, :, limited] / unit, -np.inf, allowed / unit * (1 + 1e-12)))
+    options = {"time_limit": time_limit, "mip_rel_gap": 0.0}
+    found = milp(values[:, column] / scale, constraints=rows, integrality=1, bounds=Bounds(0, 1), options=options)
+    if found.status == 2:
+        return None
+    if found.x is None:
+        raise RuntimeError(f"HiGHS found no design within {time_limit:g} s: {found.message}")
+    ends = np.cumsum([len(own) for own in problem.values])[:-1]
+    genes = [int(part.argmax()) for part in np.split(found.x, ends)]
+    bound = found.fun if found.mip_dual_bound is None else min(found.fun, found.mip_dual_bound)
+    return genes, bound * scale, found.message
+
+
+def _solve_product(problem: _Problem, time_limit: float, tolerance: float) -> SearchResult:
+    """Energy-delay product: intervals of latency, split where their lower bound is lowest.
+
+    In an interval from ``low`` to ``high`` no product is below ``low`` times the least energy at a latency of at most
+    ``high``. Splitting stops when the lowest of these bounds is within the tolerance of the best design.
+    """
+    end = time.monotonic() + time_limit
+    rest_latency, rest_energy = (float(problem.table.rest[column]) for column in (0, 1))
+
+    def sums(genes: Sequence[int]) -> np.ndarray:
+        return sum(own[gene, :2] for own, gene in zip(problem.values, genes, strict=True)) + problem.table.rest[:2]
+
+    fastest, low, _ = _knapsack(problem, 0, {}, time_limit)
+    frugal, energy, _ = _knapsack(problem, 1, {}, time_limit)
+    best = min(fastest, frugal, key=lambda genes: sums(genes).prod())
+    low += rest_latency
+    queue = [(low * (energy + rest_energy), low, float(sums(frugal)[0]))]
+    while queue[0][0] < sums(best).prod() * (1 - tolerance) and time.monotonic() < end:
+        _, low, high = heapq.heappop(queue)
+        for start, stop in ((low, (low + high) / 2), ((low + high) / 2, high)):
+            found = _knapsack(problem, 1, {0: stop - rest_latency}, time_limit)
+            if found is not None:
+                genes, energy, _ = found
+                best = min(best, genes, key=lambda genes: sums(genes).prod())
+                heapq.heappush(queue, (start * (energy + rest_energy), start, stop))
+    value = float(sums(best).prod())
+    bound = min(queue[0][0], value)
+    message = "Solved to the tolerance." if bound >= value * (1 - tolerance) else f"Stopped after {time_limit:g} s."
+    return problem.result(best, "exact", bound=bound, message=message)
+
+
+def pareto(
+    table: CostTable, objective: str = "latency", *, budgets: Iterable[int], **options: Any
+) -> list[SearchResult]:
+    """Return the exact optimum at every budget of crossbars that can be met: the front of crossbars and objective.
+
+    ``options`` are those of `solve_exact`. Budgets below what the smallest candidates need are left out.
+    """
+    least = math.ceil(sum(values[:, 3].min() for values in table.values) + table.rest[3])
+    return [solve_exact(table, objective, budget=budget, **options) for budget in sorted(budgets) if budget >= least]
+
+
+def evolve(
+    table: CostTable,
+    objective: str = "latency",
+    *,
+    budget: int,
+    proxy: Mapping[str, Sequence[float]] | None = None,
+    limit: float | None = None,
+    population: int = 1024,
+    generations: int = 500,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    progress: bool = True,
+) -> SearchResult:
+    """Return the best design that an evolution finds under a budget of crossbars.
+
+    Every generation keeps the best eighth and fills up with children: parents win tournaments of two, every gene comes
+    from either parent, about one gene in a child mutates (to a neighbour in the order of crossbars, or to any), and a
+    child over a limit is repaired by moving layers to smaller candidates, those that lose least per crossbar first.
+
+    Args:
+        table, objective, budget, proxy, limit: as in `solve_exact`.
+        population: designs of a generation.
+        generations: how many.
+        seed: of all random choices; equal arguments give equal results.
+        checkpoint: a file that keeps the state every 50 generations; a search that finds its own file there goes on
+            from it, with the same result as if it had not been interrupted.
+        progress: whether to show a progress bar.
+
+    Raises:
+        ValueError: if the budget or the limit cannot be met, an argument is not allowed, or the checkpoint belongs to
+            another search.
+    """
+    positive("population", population, 8)
+    positive("generations", generations)
+    search = _Evolution(_Problem(table, objective, budget, proxy, limit), population, seed)
+    identity = {"objective": objective, "budget": budget, "population": population, "seed": seed, "limit": limit}
+    identity["table"] = zlib.crc32(b"".join(values.tobytes() for values in search.problem.values))
+    if checkpoint is not None and Path(checkpoint).is_file():
+        search.restore(keys("the checkpoint", read_json(checkpoint, "checkpoint"), ["search", "state"]), identity)
+    with tqdm(total=generations, initial=len(search.history), disable=not progress, unit="generation") as bar:
+        while len(search.history) < generations:
+            search.step()
+            bar.update()
+            bar.set_postfix_str(f"best {search.history[-1]:.6g}, {search.evaluations:,} designs", refresh=False)
+            if checkpoint is not None and (len(search.history) % 50 == 0 or len(search.history) == generations):
+                write_json(checkpoint, {"search": identity, "state": search.state()})
+    if math.isinf(search.scores[0]):
+        raise RuntimeError(f"the evolution found no design within budget {budget} and limit {limit}; allow more")
+    return search.problem.result(
+        search.genes[0],
+        "evolution",
+        evaluations=search.evaluations,
+        seed=seed,
+        history=tuple(search.history),
+        message=f"{generations} generations of {population} designs.",
+    )
+
+
+class _Evolution:
+    """Population, random state and history. Genes index the candidates of a layer, sorted by crossbars."""
+
+    def __init__(self, problem: _Problem, population: int, seed: int) -> None:
+        self.problem, self.population = problem, population
+        self.rng = np.random.default_rng(seed)
+        self.order = [np.lexsort((own[:, 0], own[:, 3])) for own in problem.values]
+        self.sizes = np.array([len(own) for own in problem.values])
+        self.first = np.cumsum([0, *self.sizes[:-1]])
+        self.flat = np.concatenate([own[order] for own, order in zip(problem.values, self.order, strict=True)])
+        self.moves = {column: self._moves(column) for column in problem.limits}
+        self.history: list[float] = []
+        self.evaluations = 0
+        draws = self.rng.random((population, len(self.sizes)))
+        self.ranks, self.scores = self._survivors(self._repair((draws * self.sizes).astype(np.int64)), population)
+
+    @property
+    def genes(self) -> list[list[int]]:
+        """Designs, best first, as indices into the problem's candidates."""
+        return [[int(order[rank]) for order, rank in zip(self.order, row, strict=True)] for row in self.ranks]
+
+    def state(self) -> dict[str, Any]:
+        """Plain data from which `restore` goes on as if nothing had happened."""
+        known = {"history": self.history, "evaluations": self.evaluations, "ranks": self.ranks.tolist()}
+        return {**known, "random": self.rng.bit_generator.state}
+
+    def restore(self, data: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint of the same search."""
+        differs = [name for name, value in identity.items() if data["search"].get(name) != value]
+        if differs:
+            raise ValueError(f"the checkpoint belongs to another search: {', '.join(differs)} differs")
+        state = keys("the checkpoint", data["state"], ["history", "evaluations", "ranks", "random"])
+        self.history, self.evaluations = list(state["history"]), state["evaluations"] - self.population
+        self.rng.bit_generator.state = state["random"]
+        self.ranks, self.scores = self._survivors(np.array(state["ranks"]), self.population)
+
+    def step(self) -> None:
+        """One generation."""
+        count, layers = self.population - self.population // 8, len(self.sizes)
+        rivals = self.rng.integers(0, self.population, (2, 2, count))
+        mothers, fathers = self.ranks[rivals.min(axis=1)]  # ranked best first: the smaller number wins
+        children = np.where(self.rng.random((count, layers)) < 0.5, mothers, fathers)
+        mutates = self.rng.random((count, layers)) < 1 / layers
+        near = children + self.rng.choice([-1, 1], (count, layers))
+        far = (self.rng.random((count, layers)) * self.sizes).astype(np.int64)
+        mutants = np.where(self.rng.random((count, layers)) < 0.7, near, far)
+        children = np.where(mutates, np.clip(mutants, 0, self.sizes - 1), children)
+        children = np.concatenate([self.ranks[: self.population // 8], self._repair(children)])
+        self.ranks, self.scores = self._survivors(children, count)
+        self.history.append(float(self.scores[0]))
+
+    def _survivors(self, ranks: np.ndarray, new: int) -> tuple[np.ndarray, np.ndarray]:
+        self.evaluations += new
+        sums = self.flat[ranks + self.first].sum(axis=1)
+        over = sum(np.maximum(0, sums[:, column] / allowed - 1) for column, allowed in self.problem.limits.items())
+        scores = np.where(over > 1e-12, np.inf, self.problem.score(sums))  # two limits can be at odds
+        best = np.argsort(scores, kind="stable")
+        return ranks[best], scores[best]
+
+    def _repair(self, ranks: np.ndarray) -> np.ndarray:
+        """Move layers of designs over a limit to smaller candidates until they meet it."""
+        for column, allowed in self.problem.limits.items():
+            over = np.flatnonzero(self._sum(ranks, column) > allowed)
+            while len(over):
+                ranks[over] = self._shrink(ranks[over], column, allowed)
+                over = over[self._sum(ranks[over], column) > allowed]
+        return ranks
+
+    def _sum(self, ranks: np.ndarray, column: int) -> np.ndarray:
+        return self.flat[ranks + self.first, column].sum(axis=1)
+
+    def _shrink(self, ranks: np.ndarray, column: int, allowed: float) -> np.ndarray:
+        """One move for as many layers of each design as it is over the limit, the cheapest moves first."""
+        target, saved, price = (move[ranks + self.first] for move in self.moves[column])
+        order = np.argsort(price * self.rng.lognormal(0, 0.5, price.shape), axis=1)
+        saved = np.take_along_axis(saved, order, axis=1)
+        before = np.cumsum(saved, axis=1) - saved
+        needed = before < (self._sum(ranks, column) - allowed)[:, None]
+        moved = np.where(needed, np.take_along_axis(target, order, axis=1), np.take_along_axis(ranks, order, axis=1))
+        np.put_along_axis(ranks, order, moved, axis=1)
+        return ranks
+
+    def _moves(self, column: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """For every candidate the smaller one that loses least per unit saved: its rank, the saving, the price."""
+        targets, savings, prices = [], [], []
+        weight = 1 / self.flat[:, self.problem.columns].mean(axis=0)  # latency and energy count alike in a product
+        for first, size in zip(self.first, self.sizes, strict=True):
+            own = self.flat[first : first + size]
+            saved = own[:, None, column] - own[None, :, column]
+            goal = own[:, self.problem.columns] @ weight
+            price = np.where(saved > 0, (goal[None] - goal[:, None]) / np.where(saved > 0, saved, 1), np.inf)
+            best = price.argmin(axis=1)
+            here = np.arange(size)
+            stuck = np.isinf(price[here, best])
+            targets.append(np.where(stuck, here, best))
+            savings.append(np.where(stuck, 0, saved[here, best]))
+            prices.append(np.where(stuck, np.inf, price[here, best]))
+        return np.concatenate(targets), np.concatenate(savings), np.concatenate(prices)
