@@ -369,9 +369,9 @@ class CostTable:
     candidates: tuple[tuple[Candidate, ...], ...]
     """For every layer."""
     values: tuple[np.ndarray, ...]
-    """For every layer an array ``(candidates, 4)``: latency [s], energy [J], area [m^2], crossbars."""
+    """For every layer latency [s], energy [J], area [m^2] and crossbars, in an array ``(candidates, 4)``."""
     rest: np.ndarray
-    """``(4,)``: the same of all layers without a weight."""
+    """The same four of all layers without a weight, ``(4,)``."""
 
     @cached_property
     def _flat(self) -> tuple[np.ndarray, np.ndarray]:

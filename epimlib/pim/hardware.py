@@ -66,9 +66,9 @@ class Crossbar:
     cell_bits: int
     """Bits that one cell stores."""
     polarity: int
-    """2: one crossbar for positive and one for negative weights; 1: offset encoding on a single crossbar."""
+    """With 2, one crossbar holds positive and one negative weights; with 1, a single one holds offset weights."""
     packing: str
-    """``"channel"``: the rows of a channel's window stay on one crossbar; ``"dense"``: rows fill it without gaps."""
+    """With ``"channel"`` the rows of a channel's window stay on one crossbar, with ``"dense"`` rows leave no gaps."""
 
     def __post_init__(self) -> None:
         for field in ("rows", "cols", "cell_bits"):
@@ -118,7 +118,7 @@ class Adc:
     per_crossbar: int
     """ADCs of one crossbar (pair); with fewer than columns, they take turns."""
     kind: str
-    """``"sar"``: one conversion per period of the rate; ``"ramp"``: ``2^bits`` periods."""
+    """A conversion of ``"sar"`` takes one period of the rate, one of ``"ramp"`` ``2^bits``."""
     power: float = _si("W")
     rate: float = _si("Hz")
     """Samples per second."""
@@ -273,7 +273,7 @@ class Hardware:
 
     name: str = dataclasses.field(compare=False)
     rules: str
-    """``"events"``: cost by counted events (our own); ``"mnsim"``: as the simulator MNSIM 2.0 counts."""
+    """With ``"events"`` the cost is counted by our own rules, with ``"mnsim"`` as the simulator MNSIM 2.0 does."""
     reuse: bool
     """Whether equal output blocks are computed once and copied (feature-map reuse)."""
     crossbar: Crossbar
@@ -286,9 +286,9 @@ class Hardware:
     register: Unit
     """Register of every DAC and every ADC."""
     adder: Unit
-    """Adder of eight bits: of the adder tree over row blocks and of element-wise units."""
+    """Adder of the tree over row blocks and of element-wise units (of eight bits by the rules of MNSIM)."""
     joint: Unit
-    """Joint module: accumulates the partial results of successive rounds, or of processing elements."""
+    """Joint module, which accumulates the partial results of successive rounds, or of processing elements."""
     buffer: Buffer
     table: Table
     pooling: Pooling
