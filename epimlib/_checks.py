@@ -54,9 +54,7 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
 def one_of(name: str, value: Any, allowed: Iterable[Any]) -> Any:
     """Return ``value``, or raise naming what is allowed."""
     allowed = list(allowed)
-    if (
-        type(value) not in map(type, allowed) or value not in allowed
-    ):  # True == 1 and 2.0 == 2, but neither is meant
+    if type(value) not in map(type, allowed) or value not in allowed:  # True equals 1, but is not meant
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
     return value
 
