@@ -90,9 +90,7 @@ def test_keys_name_the_first_wrong_or_missing_one():
             _checks.keys("a thing", data, ["rows"])
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b'{"name": "resn', b"not json", b"\xff\xfe\x00", b"\x89PNG\r\n\x1a\n"]
-)
+@pytest.mark.parametrize("content", [b"", b'{"name": "resn', b"not json", b"\xff\xfe\x00", b"\x89PNG\r\n\x1a\n"])
 def test_a_file_that_is_no_json_is_named(tmp_path, content):
     path = tmp_path / "broken.json"
     path.write_bytes(content)
