@@ -38,6 +38,7 @@ STYLE = {
     "grid.alpha": 0.4,
     "grid.color": "#808890",  # as far from white as from black
     "legend.frameon": False,
+    "patch.linewidth": 0.0,
     "text.color": INK,
     "xtick.color": INK,
     "ytick.color": INK,
@@ -75,18 +76,14 @@ def show(figure: Figure, data: pd.DataFrame, name: str, alt: str) -> None:
     if not isinstance(data, pd.DataFrame):
         raise TypeError(f"data must be a DataFrame, got {type(data).__name__}")
     if data.empty or not alt.strip():
-        raise ValueError(
-            f"figure {name!r} needs data with rows and an alt text, got {len(data)} rows and {alt!r}"
-        )
+        raise ValueError(f"figure {name!r} needs data with rows and an alt text, got {len(data)} rows and {alt!r}")
     file = io.StringIO()
     # With the salt, names inside a figure are the same in every run and differ from those of the next figure.
     with plt.rc_context({"svg.hashsalt": name}):
         figure.savefig(file, format="svg", metadata={"Date": None})
     plt.close(figure)
     svg = file.getvalue().replace(INK, "currentColor")
-    svg = svg[svg.index("<svg") :].replace(
-        "<svg", f'<svg class="plot" role="img" aria-label="{escape(alt)}"', 1
-    )
+    svg = svg[svg.index("<svg") :].replace("<svg", f'<svg class="plot" role="img" aria-label="{escape(alt)}"', 1)
     csv = quote(data.to_csv(index=data.index.name is not None, lineterminator="\n"))
     link = f'<a download="{name}.csv" href="data:text/csv;charset=utf-8,{csv}">Data of this figure (CSV)</a>'
     display({"text/html": f"{svg}<p>{link}</p>", "text/plain": alt}, raw=True)

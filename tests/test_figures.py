@@ -105,9 +105,7 @@ def test_the_link_holds_the_data(shown):
     data = pd.DataFrame({"crossbars": [13120, 13888], "note": ['a "quoted" head', "1000 classes & more"]})
     data.index = pd.Index(["a", "b"], name="convention")
     draw(data=data)
-    address = re.search(
-        r'download="squares.csv" href="data:text/csv;charset=utf-8,([^"]*)"', shown[0]["text/html"]
-    )[1]
+    address = re.search(r'download="squares.csv" href="data:text/csv;charset=utf-8,([^"]*)"', shown[0]["text/html"])[1]
     pd.testing.assert_frame_equal(pd.read_csv(StringIO(unquote(address)), index_col="convention"), data)
 
 
