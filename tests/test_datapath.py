@@ -606,6 +606,8 @@ DENSE = torch.zeros(2, 3, 3, 3)
         ({"groups": 4}, "groups of 'layer' must divide its channels 12 and 2, got 4"),
         ({"adc_range": "wide"}, "adc_range must be one of 'lossless', 'max', 'calibrated', got 'wide'"),
         ({"adc_range": "calibrated"}, "calibration must be a feature map when adc_range is 'calibrated', got None"),
+        ({"weight": DENSE[:0]}, "weight must not be empty"),
+        ({"scale": math.nan}, "scale must be finite"),
         ({"scale": torch.ones(5)}, r"scale must be a number or broadcast to \(row blocks, columns\) = \(1, 2\)"),
     ],
 )
@@ -634,7 +636,7 @@ def test_weights_of_offset_encoding_use_all_codes():
         (torch.zeros(1, 2, 5, 5), r"feature_map must have shape \(N, 3, H, W\), got \(1, 2, 5, 5\)"),
         (torch.zeros(5, 5), r"feature_map must have shape \(N, 3, H, W\), got \(5, 5\)"),
         (torch.zeros(1, 3, 2, 5), "feature_map must be at least as large as the kernel's window"),
-        (torch.zeros(0, 3, 5, 5), r"feature_map must hold an image, got shape \(0, 3, 5, 5\)"),
+        (torch.zeros(0, 3, 5, 5), r"feature_map must not be empty, got shape \(0, 3, 5, 5\)"),
         (torch.full((1, 3, 5, 5), math.nan), "feature_map must hold whole numbers, got NaN or infinity"),
         (torch.full((1, 3, 5, 5), 0.5), "feature_map must hold whole numbers; quantize it first"),
         (torch.full((1, 3, 5, 5), 16), r"feature_map must lie within 0 to 15 \(4 bits, unsigned\), got 16 to 16"),
@@ -706,6 +708,8 @@ def test_simulate_refuses_names_and_numbers():
         simulate(model, hardware(), images, quantized={})
     with pytest.raises(ValueError, match="layer '0' gets an input that is not finite"):
         simulate(model, hardware(), images * math.nan)
+    with pytest.raises(ValueError, match="activation_bits must be at least 2, got 1"):
+        simulate(model, hardware(), -images, activation_bits=1)
     attention = nn.MultiheadAttention(2, 1)  # multiplies by its weights without calling its layers
     with pytest.raises(ValueError, match="inputs lack layer 'attention.out_proj'"):
         quantize_max(Attend(attention), torch.ones(1, 3, 2))

@@ -60,11 +60,6 @@ class NonIdealities:
         if self.stuck_off + self.stuck_on > 1:
             raise ValueError(f"stuck_off + stuck_on must be at most 1, got {self.stuck_off} + {self.stuck_on}")
 
-    @property
-    def ideal(self) -> bool:
-        """Whether everything is off."""
-        return self == NonIdealities()
-
 
 def weight_limits(bits: int, crossbar: Crossbar) -> tuple[int, int]:
     """Return the least and the largest integer weight: sign and magnitude with polarity 2, else two's
@@ -130,6 +125,14 @@ def program_cells(levels: Tensor, cell_bits: int, errors: NonIdealities, generat
         conductance[draw < errors.stuck_off] = 0
         conductance[draw >= 1 - errors.stuck_on] = (1 << cell_bits) - 1
     return conductance
+
+
+def adc_errors(shape: tuple[int, ...], errors: NonIdealities, generator: torch.Generator) -> Tensor | None:
+    """Return the relative gain error and the offset (in steps) of ADCs, ``(2, *shape)``, or None without any."""
+    if not errors.adc_gain and not errors.adc_offset:
+        return None
+    deviation = torch.tensor([errors.adc_gain, errors.adc_offset]).reshape(2, *(1,) * len(shape))
+    return deviation * torch.randn(2, *shape, generator=generator)
 
 
 def ir_drop(conductance: Tensor, line: Tensor, column: Tensor, rows: int, cols: int, wire: float) -> Tensor:

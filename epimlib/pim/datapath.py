@@ -39,7 +39,7 @@ from epimlib.plan import EpitomeSpec, Plan
 from epimlib.workload import Layer
 
 # Currents computed at once: few enough to stay in the processor's cache.
-_CHUNK = 1 << 19
+_CHUNK = 1 << 20
 # Elements of input windows laid out at once.
 _WINDOWS = 1 << 25
 # Whole numbers up to here are exact in float32.
@@ -50,9 +50,8 @@ class Run(NamedTuple):
     """What `run` returns."""
 
     output: Tensor
-    """float64, ``(N, C_out, out_h, out_w)``, of a linear layer ``(..., C_out)``; in units of one weight step
-    (or
-    the scales that `compile` was given) times one input step."""
+    """float64, ``(N, C_out, out_h, out_w)``, of a linear layer ``(..., C_out)``, in input steps times the scale
+    of `compile`."""
     events: Events
     """Of all images together."""
 
@@ -88,16 +87,23 @@ class Program:
     @cached_property
     def reach(self) -> tuple[int, int]:
         """Least and largest current that any input can cause, were the devices ideal."""
-        matrices = [_matrix(self, read) for round in self.rounds for read in round.reads]
+        low, high = 0, 0
+        for read in (read for round in self.rounds for read in round.reads):
+            matrix = _matrix(self, read)
+            low = min(low, int(matrix.clamp(max=0).sum(0).min()))
+            high = max(high, int(matrix.clamp(min=0).sum(0).max()))
         drive = (1 << self.hardware.dac.bits) - 1
-        low = min(int(matrix.clamp(max=0).sum(0).min()) for matrix in matrices)
-        high = max(int(matrix.clamp(min=0).sum(0).max()) for matrix in matrices)
         return drive * low, drive * high
+
+    @cached_property
+    def unit_step(self) -> bool:
+        """Whether an ADC step is one unit of current in every bit slice."""
+        return bool((self.adc_step == 1).all())
 
     @cached_property
     def rounding(self) -> bool:
         """Whether the ADC meets anything else than whole steps."""
-        return self.errors != NonIdealities() or bool((self.adc_step != 1).any())
+        return self.errors != NonIdealities() or not self.unit_step
 
     @cached_property
     def exact(self) -> bool:
@@ -236,22 +242,9 @@ def compile(
     errors = errors or NonIdealities()
     levels = analog.cell_levels(matrix, bits, crossbar, slices)
     conductance = analog.program_cells(levels, crossbar.cell_bits, errors, generator)
-    adc_error = None
-    if errors.adc_gain or errors.adc_offset:
-        blocks = layout.row_blocks * math.ceil(groups / layout.together)
-        width = math.ceil(layout.together * layout.cols / crossbar.cols)
-        adcs = min(hardware.adc.per_crossbar, crossbar.cols)
-        adc_error = torch.randn(2, blocks, slices, width, adcs, generator=generator)
-        adc_error *= torch.tensor([errors.adc_gain, errors.adc_offset]).reshape(2, 1, 1, 1, 1)
+    adcs = layout.row_blocks * math.ceil(groups / layout.together), slices, *layout.adcs
 
-    scale = torch.as_tensor(scale, dtype=torch.float64).cpu()
-    try:
-        scale = scale.broadcast_to(layout.row_blocks, groups * layout.cols) if scale.ndim else scale
-    except RuntimeError:
-        raise ValueError(
-            f"scale must be a number or broadcast to (row blocks, columns) = "
-            f"{(layout.row_blocks, groups * layout.cols)}, got shape {tuple(scale.shape)}"
-        ) from None
+    scale = _scale(scale, layout)
     weight_scale = scale
     if scale.ndim:
         weight_scale = scale[torch.arange(rows) // layout.usable].T.reshape(weight.shape)
@@ -275,7 +268,7 @@ def compile(
         scale=scale,
         conductance=conductance,
         adc_step=torch.full((slices,), step, dtype=torch.float64),
-        adc_error=adc_error,
+        adc_error=analog.adc_errors(adcs, errors, generator),
     )
     return _calibrate(program, calibration) if adc_range == "calibrated" else program
 
@@ -403,8 +396,23 @@ def _shape(tensor: Tensor) -> tuple[int, ...]:
     return tuple(tensor.shape)
 
 
+def _scale(scale: float | Tensor, layout: Layout) -> Tensor:
+    """Return a number, or a scale for every ``(row block, column)`` of the matrix."""
+    scale, shape = torch.as_tensor(scale, dtype=torch.float64).cpu(), (layout.row_blocks, layout.groups * layout.cols)
+    if not bool(scale.isfinite().all()):
+        raise ValueError("scale must be finite, got NaN or infinity")
+    try:
+        return scale.broadcast_to(shape) if scale.ndim else scale
+    except RuntimeError:
+        raise ValueError(
+            f"scale must be a number or broadcast to (row blocks, columns) = {shape}, got shape {_shape(scale)}"
+        ) from None
+
+
 def _whole(what: str, values: Tensor, least: int, largest: int, why: str) -> Tensor:
     """Return values if they are integers within these limits."""
+    if not values.numel():
+        raise ValueError(f"{what} must not be empty, got shape {_shape(values)}")
     low, high = (bound.item() for bound in values.aminmax())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(f"{what} must hold whole numbers, got NaN or infinity")
@@ -429,8 +437,6 @@ def _images(program: Program, feature_map: Tensor) -> Tensor:
         if len(shape) not in (3, 4) or shape[-3] != layer.in_channels:
             raise ValueError(f"feature_map must have shape (N, {layer.in_channels}, H, W), got {shape}")
         images = feature_map.reshape(-1, *shape[-3:])
-    if not len(images):
-        raise ValueError(f"feature_map must hold an image, got shape {shape}")
     if min(_out_size(layer, images)) < 1:
         raise ValueError(f"feature_map must be at least as large as the kernel's window, got {shape}")
     limits = analog.input_limits(program.activation_bits, program.signed)
@@ -536,21 +542,31 @@ def _owner(program: Program, read: Read) -> Tensor:
     return F.one_hot(group - group[0], count).to(program.dtype)
 
 
+def _deviation(program: Program, read: Read, drive: Tensor) -> Tensor | None:
+    """Return the standard deviation of the read noise of every current, ``(cycles * N, 1, columns or 1)``."""
+    if not program.errors.read_noise:
+        return None
+    cells = program.hardware.crossbar.polarity * drive.square() @ _owner(program, read)  # that conduct, by group
+    deviation = program.errors.read_noise * cells.sqrt()[:, None]
+    return deviation.repeat_interleave(program.layout.cols, 2) if deviation.shape[2] > 1 else deviation
+
+
 def _convert(
-    program: Program, read: Read, part: slice, drive: Tensor, currents: Tensor, noise: torch.Generator
+    program: Program,
+    read: Read,
+    part: slice,
+    currents: Tensor,
+    deviation: Tensor | None,
+    noise: torch.Generator,
 ) -> Tensor:
     """Turn the currents ``(cycles * N, slices, columns)`` of some bit slices into ADC codes, in place."""
-    errors, crossbar = program.errors, program.hardware.crossbar
-    if errors.read_noise:
-        variance = crossbar.polarity * drive.square() @ _owner(program, read)
-        deviation = errors.read_noise * variance.sqrt()
-        if deviation.shape[1] > 1:
-            deviation = deviation.repeat_interleave(program.layout.cols, 1)
-        currents.addcmul_(torch.randn(currents.shape, generator=noise, dtype=program.dtype), deviation[:, None])
+    if deviation is not None:
+        currents += torch.randn(currents.shape, generator=noise, dtype=program.dtype).mul_(deviation)
     if program.rounding:
-        currents /= program.adc_step[part, None].to(program.dtype)
+        if not program.unit_step:
+            currents /= program.adc_step[part, None].to(program.dtype)
         if program.adc_error is not None:
-            side, place = np.divmod(program.layout.bit_lines(read.columns), crossbar.cols)
+            side, place = np.divmod(program.layout.bit_lines(read.columns), program.hardware.crossbar.cols)
             error = program.adc_error[:, read.block, part]
             gain, offset = error[:, :, side, place % error.shape[-1]]
             currents *= 1 + gain
@@ -580,9 +596,10 @@ def _sums(
         here = slice(read.inputs.start - round.inputs.start, read.inputs.stop - round.inputs.start)
         columns = read.columns.stop - read.columns.start
         sums = torch.zeros(n, columns, dtype=program.sum_dtype)
+        deviation = _deviation(program, read, drive[:, here])
         for part, currents in _unpack(packed, drive[:, here] @ packed.matrix):
             before = currents.clone() if observe else None
-            codes = _convert(program, read, part, drive[:, here], currents, noise)
+            codes = _convert(program, read, part, currents, deviation, noise)
             if observe:
                 observe(read, part, before.unflatten(0, (cycles, n)), codes.unflatten(0, (cycles, n)))
             shifted = (program.cycle_values @ codes.view(cycles, -1)).view(n, -1, columns)
@@ -598,10 +615,9 @@ def _sums(
 
         converted = n * cycles * slices * columns
         lines = n * cycles * slices * len(read.lines)
-        crossbars = layout.column_blocks(read.columns)
-        counts["dac_conversions"] += lines * crossbars
-        counts["word_lines"] += lines * crossbars * polarity
-        counts["crossbar_reads"] += n * cycles * slices * crossbars * polarity
+        counts["dac_conversions"] += lines * read.crossbars
+        counts["word_lines"] += lines * read.crossbars * polarity
+        counts["crossbar_reads"] += n * cycles * slices * read.crossbars * polarity
         counts["cell_reads"] += lines * polarity * (columns if layout.groups == 1 else layout.cols)
         counts["adc_conversions"] += converted
         counts["shift_adds"] += converted
@@ -780,6 +796,7 @@ def quantize_max(
         weight = (module.epitome if hasattr(module, "epitome") else module.weight).detach()
         # A layer that is all zeros has no range; any step will do.
         scale = weight.abs().max().item() / ((1 << (positive("bits", layer_bits, 2) - 1)) - 1) or 1.0
+        positive("activation_bits", activation_bits, 1 + signed)
         input_scale = most / analog.input_limits(activation_bits, signed)[1] or 1.0
         integer = (weight.double() / scale).round()
         quantized[name] = QuantizedLayer(integer, scale, layer_bits, input_scale, activation_bits, signed)
@@ -811,8 +828,7 @@ def simulate(
         hardware: crossbar, DACs, ADCs and ``reuse`` are read.
         images: ``(N, ...)``, what the model takes.
         bits, activation_bits: for `quantize_max`, where ``quantized`` is None.
-        quantized: the integers of every weighted layer, by name. None is `quantize_max` on the calibration
-        images.
+        quantized: the integers of every weighted layer, by name; None is `quantize_max` on the calibration images.
         adc_range: as in `compile`.
         calibration: images for the ranges of activations and of calibrated ADCs; None is the first batch.
         errors: non-idealities, as in `compile`.

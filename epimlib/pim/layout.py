@@ -30,6 +30,8 @@ class Read(NamedTuple):
     """Row group within the row block."""
     columns: slice
     """Columns of the layer's matrix that are sensed."""
+    crossbars: int
+    """Column blocks that these columns span."""
     outputs: slice
     """Output channels that receive the sums."""
     tree: bool
@@ -89,9 +91,12 @@ class Layout:
         """Return the bit line of every column, counted through the column blocks of its array."""
         return np.arange(columns.start, columns.stop) % (self.together * self.cols)
 
-    def column_blocks(self, columns: slice) -> int:
-        """Return on how many crossbars side by side these columns lie."""
-        return len(np.unique(self.bit_lines(columns) // self.hardware.crossbar.cols))
+    @property
+    def adcs(self) -> tuple[int, int]:
+        """Column blocks of one array, and ADCs of a crossbar. ADC ``a`` serves bit lines ``a, a + ADCs, ...``."""
+        crossbar = self.hardware.crossbar
+        blocks = math.ceil(self.together * self.cols / crossbar.cols)
+        return blocks, min(self.hardware.adc.per_crossbar, crossbar.cols)
 
     def rounds(self, tables: Tables | None) -> tuple[Round, ...]:
         """Return the rounds of the tables; without any, the single round of a grouped convolution."""
@@ -124,6 +129,7 @@ class Layout:
             if self.groups > 1:  # only columns that have cells on these word lines
                 start, stop = lines[first] // self.rows, lines[last] // self.rows + 1
                 sensed = sums = slice(int(start) * self.cols, int(stop) * self.cols)
+            columns_of = np.bincount(self.bit_lines(sensed) // self.hardware.crossbar.cols)  # every column block
             tree = first > 0 and array[first] == array[first - 1] and block[first] != block[first - 1]
             reads.append(
                 Read(
@@ -133,12 +139,12 @@ class Layout:
                     block=int(block[first]),
                     group=int(group[first]),
                     columns=sensed,
+                    crossbars=int((columns_of > 0).sum()),
                     outputs=sums,
                     tree=bool(tree),
                 )
             )
-            widest = np.bincount(self.bit_lines(sensed) // self.hardware.crossbar.cols).max()
-            taken = math.ceil(int(widest) / self.hardware.adc.per_crossbar)
+            taken = math.ceil(int(columns_of.max()) / self.adcs[1])
             steps[int(block[first])] = steps.get(int(block[first]), 0) + taken
         return Round(inputs, outputs, extends, tuple(reads), max(steps.values()))
 
