@@ -36,14 +36,14 @@ def section(hardware: Hardware) -> str:
     """Return readme, sources and constants of one preset in MyST Markdown."""
     title, readme = (FOLDER / f"{hardware.name}.md").read_text(encoding="utf-8").split("\n", 1)
     sources = list(dict.fromkeys(constant.source for constant in hardware.provenance))
-    rows = [[f"`{c.name}`", value(c), c.kind, str(sources.index(c.source) + 1), c.note] for c in hardware.provenance]
+    rows = [[f"`{c.name}`", value(c), f"{c.kind} [{sources.index(c.source) + 1}]", c.note] for c in hardware.provenance]
     return "\n".join(
         [
             f"\n(constants-{hardware.name})=",
             f"## {title.removeprefix('# ')}",
             re.sub("^## ", "### ", readme, flags=re.MULTILINE),
             "### Constants\n",
-            table(["constant", "value", "kind", "source", "note"], rows),
+            table(["constant", "value", "kind [source]", "note"], rows),
             "Sources:\n",
             *(f"{number}. {source}" for number, source in enumerate(sources, 1)),
             "",
@@ -52,8 +52,16 @@ def section(hardware: Hardware) -> str:
 
 
 def value(constant: Constant) -> str:
-    """Return the value as the preset has it, with its unit."""
-    return ", ".join(constant.value) if isinstance(constant.value, list) else str(constant.value)
+    """Return the value with its unit, rounded to four digits; of a list the first and the last."""
+    if isinstance(constant.value, list):
+        return f"{rounded(constant.value[0])} to {rounded(constant.value[-1])}"
+    return rounded(constant.value)
+
+
+def rounded(value) -> str:
+    """Return a quantity such as "75.7575 nW" with four digits; other values as they are."""
+    number, _, unit = str(value).partition(" ")
+    return f"{float(number):.4g} {unit.replace('u', 'µ').replace('2', '²')}" if unit else number
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
