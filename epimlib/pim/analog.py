@@ -97,7 +97,7 @@ def adc_step(rule: str, hardware: Hardware) -> float:
 
 
 def cell_levels(matrix: Tensor, bits: int, crossbar: Crossbar, slices: int) -> Tensor:
-    """Return the level of every cell, ``(polarity, slices, rows, cols)``, the least significant slice first.
+    """Return the level of every cell, float32 ``(polarity, slices, rows, cols)``, least significant slice first.
 
     Args:
         matrix: integer weights, ``(rows, cols)``.
@@ -106,24 +106,27 @@ def cell_levels(matrix: Tensor, bits: int, crossbar: Crossbar, slices: int) -> T
             the second; with polarity 1 every weight is stored plus ``2^(bits-1)``.
         slices: bit slices of a weight.
     """
+    matrix = matrix.int() if bits < 32 else matrix
     if crossbar.polarity == 2:
         stored = torch.stack([matrix.clamp(min=0), (-matrix).clamp(min=0)])
     else:
         stored = (matrix + (1 << (bits - 1)))[None]
-    shifts = torch.arange(slices)[:, None, None] * crossbar.cell_bits
-    return stored[:, None] >> shifts & (1 << crossbar.cell_bits) - 1
+    levels = torch.empty(len(stored), slices, *matrix.shape)
+    for number in range(slices):
+        levels[:, number] = stored >> number * crossbar.cell_bits & (1 << crossbar.cell_bits) - 1
+    return levels
 
 
 def program_cells(levels: Tensor, cell_bits: int, errors: NonIdealities, generator: torch.Generator) -> Tensor:
-    """Return the conductance of every cell in levels, as programming leaves it."""
-    conductance = levels.float()
+    """Return the conductance of every cell, in levels, as programming leaves it."""
+    conductance = levels
     if errors.variation:
-        conductance *= 1 + errors.variation * torch.randn(levels.shape, generator=generator)
-        conductance.clamp_(min=0)
+        factor = 1 + errors.variation * torch.randn(levels.shape, generator=generator)
+        conductance = levels * factor.clamp(min=0)
     if errors.stuck_off or errors.stuck_on:
         draw = torch.rand(levels.shape, generator=generator)
-        conductance[draw < errors.stuck_off] = 0
-        conductance[draw >= 1 - errors.stuck_on] = (1 << cell_bits) - 1
+        conductance = conductance.masked_fill(draw < errors.stuck_off, 0)
+        conductance = conductance.masked_fill(draw >= 1 - errors.stuck_on, (1 << cell_bits) - 1)
     return conductance
 
 
