@@ -55,6 +55,20 @@ PICTURES = """() => [
     : ["inline svg", e.getAttribute("aria-label") || e.querySelector("title")?.textContent || "", true])"""
 
 
+# Contrast is slow to judge, and one of many elements that are styled alike is enough (the tokens of code, the
+# numbers of a table: even and odd rows differ). What goes has no elements inside.
+THIN_OUT = """() => {
+  const seen = new Set();
+  for (const e of document.querySelectorAll("article *:not(:has(*))")) {
+    let path = "";
+    for (let n = e; n.tagName != "ARTICLE"; n = n.parentElement)
+      path += `${n.tagName} ${n.getAttribute("class")} ${n.getAttribute("style")} ${n.rowIndex % 2}/`;
+    if (seen.has(path)) e.remove();
+    seen.add(path);
+  }
+}"""
+
+
 class Handler(SimpleHTTPRequestHandler):
     """Serves the book without a line on the terminal for each request."""
 
@@ -167,13 +181,11 @@ def troubles_of(tab, site: str) -> list[str]:
     return found
 
 
-def barriers_of(tab, scheme: str, **options) -> list[str]:
-    """Return the serious and critical findings of axe-core on the open page, in light or dark colours."""
-    tab.emulate_media(color_scheme=scheme)
-    tab.wait_for_function("scheme => document.documentElement.dataset.theme == scheme", arg=scheme)
+def barriers_of(tab, **options) -> list[str]:
+    """Return the serious and critical findings of axe-core on the open page."""
     result = Axe().run(tab, options={"preload": False, "resultTypes": ["violations"], **options})
     return [
-        f"{scheme}, {violation['impact']}: {violation['help']} ({violation['id']}): {node['html'][:200]}"
+        f"{violation['impact']}: {violation['help']} ({violation['id']}): {node['html'][:200]}"
         for violation in result.response["violations"]
         if violation["impact"] in ("serious", "critical")
         for node in violation["nodes"]
@@ -183,8 +195,12 @@ def barriers_of(tab, scheme: str, **options) -> list[str]:
 @pytest.mark.parametrize("name", PAGES)
 def test_page(tab, site, name):
     visit(tab, site + name)
-    found = troubles_of(tab, site) + barriers_of(tab, "light")
-    found += barriers_of(tab, "dark", runOnly=["color-contrast"])  # all else is the same in both
+    found = troubles_of(tab, site) + barriers_of(tab, rules={"color-contrast": {"enabled": False}})
+    tab.evaluate(THIN_OUT)
+    for scheme in ("light", "dark"):
+        tab.emulate_media(color_scheme=scheme)
+        tab.wait_for_function("scheme => document.documentElement.dataset.theme == scheme", arg=scheme)
+        found += [f"{scheme} page, {barrier}" for barrier in barriers_of(tab, runOnly=["color-contrast"])]
     assert not tab.trouble + found, "\n".join([name, *tab.trouble, *found])
 
 
