@@ -1,0 +1,77 @@
+"""The step view, read back: one picture per round that shows what the datapath does."""
+
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+import torch
+
+from epimlib import EpitomeSpec, Hardware
+from epimlib.pim.datapath import compile, run
+from epimlib.stepview import BLUE, GREEN, YELLOW, step_view
+
+SMALL = {"crossbar.rows": 16, "crossbar.cols": 8, "dac.per_crossbar": 16}
+SPEC = EpitomeSpec(12, 4, 3, (4, 2, 4, 4), block=(4, 2), wrap=2)
+
+
+def make(polarity=2):
+    hardware = Hardware.preset("default").replace(SMALL | {"crossbar.polarity": polarity, "adc.bits": 8})
+    draw = torch.Generator().manual_seed(1)
+    epitome = torch.randint(-7, 8, SPEC.epitome, generator=draw)
+    image = torch.randint(0, 16, (4, 6, 6), generator=draw)
+    return compile(SPEC.plan(), epitome, hardware, 4, 4, padding=1), epitome, image
+
+
+def pictures(html):
+    style, body = html.split("</style>")
+    assert style.startswith("<style>")
+    body = re.sub(r"<(input[^>]*)>", r"<\1/>", body)  # HTML leaves them open
+    return list(ET.fromstring(body).iter("{http://www.w3.org/2000/svg}svg"))
+
+
+def cells(picture, group, colour):
+    return [rect for rect in picture[group].iter("{http://www.w3.org/2000/svg}rect") if rect.get("fill") == colour]
+
+
+def texts(element):
+    return [text.text for text in element.iter("{http://www.w3.org/2000/svg}text")]
+
+
+@pytest.mark.parametrize("polarity", [1, 2])
+def test_every_round_colours_what_it_touches_and_the_last_shows_the_output(polarity):
+    program, epitome, image = make(polarity)
+    view = pictures(step_view(program, image, (0, 3)))
+    assert len(view) == 4  # two groups of output blocks times two input blocks
+    for picture in view:
+        groups = [child for child in picture if child.tag.endswith("}g")]
+        drawing = dict(enumerate(groups))
+        assert len(cells(drawing, 0, BLUE)) == 2 * 6  # two channels, the upper row of the window is padding
+        assert len(cells(drawing, 1, BLUE)) == 2 * 9 * 4  # nine of 16 word lines of both channels, all columns
+        assert len(cells(drawing, 2, GREEN)) == 4
+        weights = epitome.reshape(4, 32).T.flatten().tolist()
+        shown = [text.text for text in groups[1] if text.get("text-anchor") == "middle"][:128]
+        assert shown == [str(weight) for weight in weights]
+    assert [len(cells({2: picture[-1]}, 2, YELLOW)) for picture in view] == [0, 4, 0, 0]
+    output = run(program, image).output[:, 0, 3].long().tolist()
+    held = [text.text for text in view[-1][-1] if text.get("x") == "114"]
+    assert held == [str(value) for value in output]
+    assert "then hold " + ", ".join(map(str, output[8:])) in view[-1].get("aria-label")
+
+
+def test_every_choice_has_a_label_and_only_the_first_is_chosen():
+    program, _, image = make()
+    html = step_view(program, image)
+    identifiers = re.findall(r'<input[^>]* id="([^"]+)"', html)
+    assert len(identifiers) == 5  # four rounds, and play
+    assert re.findall(r'<label for="([^"]+)"', html) == identifiers
+    assert html.count(" checked") == 1 + html.split("</style>")[0].count(" checked")
+    assert "<script" not in html
+
+
+def test_what_cannot_be_drawn_is_refused():
+    program, _, image = make()
+    with pytest.raises(ValueError, match="height must be at most 8 to be drawn, got 9"):
+        step_view(program, torch.zeros(4, 9, 6, dtype=torch.long))
+    grouped = compile(None, torch.ones(4, 1, 3, 3, dtype=torch.long), program.hardware, 4, 4, groups=4)
+    with pytest.raises(ValueError, match="grouped convolution"):
+        step_view(grouped, image)
