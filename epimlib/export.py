@@ -1,0 +1,119 @@
+"""Quantized models in files.
+
+A model of `epimlib.quantize.quantize` becomes two files: ``name.safetensors`` holds the integers, their steps, the
+ranges of the inputs and the float rest; ``name.json`` beside it holds the design, the config of every layer, and the
+checksum that ties the two together.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+import torch
+from safetensors.torch import load, save
+from torch import nn
+
+from epimlib._checks import keys, nearest, one_of, read_json, write_json
+from epimlib.design import Design
+from epimlib.layers import epitomize
+from epimlib.quantize import QuantConfig, attach, parametrization, quantized_layers, weight_name
+
+FORMAT = "epimlib quantized model, version 1"
+
+
+def save_quantized(model: nn.Module, path: str | Path) -> None:
+    """Write a quantized model to ``path`` and to the JSON file beside it, each whole or not at all.
+
+    Args:
+        model: of `quantize`. Integers take one byte up to 8 bits, else two.
+        path: ends in ``.safetensors``.
+
+    Raises:
+        ValueError: if the model has no quantized layer, or ``path`` another ending.
+    """
+    path, about = _paths(path)
+    layers = quantized_layers(model)
+    state = model.state_dict()
+    for name, module in layers.items():
+        quantizer, original = parametrization(module)
+        narrow = torch.int8 if quantizer.config.bits <= 8 else torch.int16
+        state[_key(name, module)] = quantizer.integers(original).to(narrow)
+    data = save({key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()})
+    _write(path, data)
+    description = {
+        "format": FORMAT,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "design": Design({name: m.spec for name, m in model.named_modules() if hasattr(m, "spec")}).to_dict(),
+        "layers": {name: parametrization(module)[0].config.to_dict() for name, module in layers.items()},
+    }
+    write_json(about, description)
+
+
+def load_quantized(path: str | Path, model: nn.Module) -> nn.Module:
+    """Return the quantized model of `save_quantized`, in eval mode; it computes the same logits.
+
+    Args:
+        path: of the safetensors file; the JSON file lies beside it.
+        model: a float model of the same architecture, without epitomes; it is not changed.
+
+    Raises:
+        FileNotFoundError: if one of the files is missing.
+        ValueError: if a file is truncated or foreign, the two do not belong together, or the model is another one.
+    """
+    path, about = _paths(path)
+    what = "description of a quantized model"
+    description = keys(f"{about}, a {what},", read_json(about, what), ["format", "sha256", "design", "layers"])
+    one_of(f"format of {about}", description["format"], [FORMAT])
+    if not path.is_file():
+        raise FileNotFoundError(f"no quantized model at {path}")
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != description["sha256"]:
+        raise ValueError(f"{path} is not the file that {about} describes: its checksum is another one")
+    state = load(data)
+    model, _ = epitomize(model, Design.from_dict(description["design"]), init="random")
+    modules = dict(model.named_modules())
+    for name, config in description["layers"].items():
+        if name not in modules:
+            raise ValueError(f"{about} names layer {name!r}, which the model lacks; {nearest(name, modules)}")
+        getattr(modules[name], weight_name(modules[name])).data.zero_()  # so that no step is looked for
+        attach(modules[name], QuantConfig.from_dict(config))
+    _check(path, state, model.state_dict())
+    model.load_state_dict(state)
+    for module in quantized_layers(model).values():
+        quantizer, integers = parametrization(module)
+        integers.data.copy_(quantizer.values(integers))
+    return model.eval()
+
+
+def _paths(path: str | Path) -> tuple[Path, Path]:
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"path must end in .safetensors, got {str(path)!r}")
+    return path, path.with_suffix(".json")
+
+
+def _key(name: str, module: nn.Module) -> str:
+    """Return the state dict's key of a quantized layer's weight."""
+    return f"{name}.parametrizations.{weight_name(module)}.original".removeprefix(".")
+
+
+def _check(path: Path, state: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    for key in [*state, *expected]:
+        if key not in state or key not in expected:
+            which = "the model lacks" if key in state else "is not in the file"
+            raise ValueError(f"{path} is for another model: {key!r} {which}")
+        if state[key].shape != expected[key].shape:
+            given, wanted = tuple(state[key].shape), tuple(expected[key].shape)
+            raise ValueError(
+                f"{path} is for another model: {key!r} has shape {given} in the file, {wanted} in the model"
+            )
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
