@@ -10,8 +10,8 @@ What is assumed of the hardware (our reconstruction, after ISAAC and MNSIM):
   like others.
 - An input word goes through the DACs in *cycles* of ``dac.bits`` bits. The sign of a signed input (two's
   complement) takes a cycle of its own, whose result is subtracted.
-- A crossbar with fewer DACs than rows is read in *row groups*, one after the other: the first
-  word lines first.
+- A crossbar with fewer DACs than rows is read in *row groups*, one after the other: as many word lines at a time
+  as it has DACs, from the first on.
 - With polarity 2 the currents of the two crossbars of a pair are subtracted before the ADC (analog
   subtraction): a pair shares its DACs and takes one conversion per column. Bit slices and column blocks have
   DACs of their own.

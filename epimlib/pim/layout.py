@@ -56,8 +56,8 @@ class Round(NamedTuple):
 class Layout:
     """A matrix on crossbars.
 
-    A grouped convolution is block-diagonal: group ``g`` has rows ``g * rows ...`` and columns ``g * cols
-    ...``. Small groups share a crossbar; what is mapped together, one group or those that share, is an
+    A grouped convolution is block-diagonal: group ``g`` has ``rows`` rows from ``g * rows`` on and ``cols`` columns
+    from ``g * cols`` on. Small groups share a crossbar. What is mapped together, one group or those that share, is an
     *array*.
     """
 
