@@ -98,7 +98,7 @@ def _key(name: str, module: nn.Module) -> str:
 
 
 def _check(path: Path, state: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    for key in [*state, *expected]:
+    for key in sorted({*state, *expected}):
         if key not in state or key not in expected:
             which = "the model lacks" if key in state else "is not in the file"
             raise ValueError(f"{path} is for another model: {key!r} {which}")

@@ -423,8 +423,8 @@ def quantize(
 
     Raises:
         TypeError: if ``config`` is no `QuantConfig`.
-        ValueError: if ``bits`` names a layer that is not quantized, or a layer is quantized already or derives its
-            weight in its own way.
+        ValueError: if ``bits`` names a layer that is not quantized; if a layer is quantized already, derives its
+            weight in its own way, or has a window that does not fit the crossbar (channel packing).
     """
     if not isinstance(config, QuantConfig):
         raise TypeError(f"config must be a QuantConfig, got {config!r}")
@@ -434,7 +434,10 @@ def quantize(
         if name not in layers:
             raise ValueError(f"bits name layer {name!r}, which is not to be quantized; {nearest(name, layers)}")
     for name, module in layers.items():
-        attach(module, dataclasses.replace(config, bits=(bits or {}).get(name, config.bits)))
+        try:
+            attach(module, dataclasses.replace(config, bits=(bits or {}).get(name, config.bits)))
+        except ValueError as error:
+            raise ValueError(f"layer {name!r} cannot be quantized: {error}") from error
     return model
 
 
@@ -498,7 +501,8 @@ def integer_weights(model: nn.Module) -> dict[str, QuantizedLayer]:
     """Return what the hardware executes: the integers of every quantized layer, their steps, and its input's grid.
 
     With these, `epimlib.pim.datapath.simulate` computes what the model in eval mode computes: both multiply and add
-    the same numbers, so that logits differ by the rounding of floating-point sums only.
+    the same numbers. Only the order of floating-point sums differs, so that a value in the middle between two
+    activation levels may fall to either side: often enough to be seen in float32, and next to never in float64.
 
     Raises:
         ValueError: if the model has no quantized layer, or the range of an input is not known yet.
