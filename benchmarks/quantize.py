@@ -21,7 +21,6 @@ from epimlib.quantize import QuantConfig, quantize
 CROSSBAR = Hardware.preset("default").crossbar
 CONFIGS = {
     "max": QuantConfig(bits=3, granularity="crossbar", crossbar=CROSSBAR),
-    "overlap": QuantConfig(bits=3, granularity="crossbar", crossbar=CROSSBAR, range="overlap"),
     "mse": QuantConfig(bits=3, granularity="crossbar", crossbar=CROSSBAR, range="mse"),
     "learned": QuantConfig(bits=3, granularity="crossbar", crossbar=CROSSBAR, range="mse", learned=True),
 }

@@ -465,7 +465,8 @@ def calibrate(model: nn.Module, batches: Tensor | Iterable[Tensor]) -> None:
 
     Args:
         model: of `quantize`.
-        batches: one or several batches of the model's input. The first sets the range, others move it.
+        batches: one or several batches of the model's input. The first that a layer ever sees sets its range, later
+            ones move it.
 
     Raises:
         ValueError: if the model has no quantized layer.
