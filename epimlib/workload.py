@@ -200,13 +200,17 @@ def trace(
 
     Raises:
         TypeError: if the model is no torch module.
-        ValueError: if the model cannot be exported at this size, joins feature maps in a way unknown here, or has
-            a layer with a weight of a kind that `KINDS` lacks (a transposed or 1D convolution, a recurrent layer).
+        ValueError: if the model has epitome layers, cannot be exported at this size, joins feature maps in a way
+            unknown here, or has a layer with a weight of a kind that `KINDS` lacks (a transposed or 1D convolution, a
+            recurrent layer).
     """
     import torch
 
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
+    for path, module in model.named_modules():
+        if hasattr(module, "epitome"):  # its weight is sampled, in part: the graph does not show the layer's shape
+            raise ValueError(f"layer {path!r} is an epitome; trace the dense model, and say with a design what is not")
     input_size = integers("input_size", input_size, 3)
     if name is None:
         name = getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__.lower()

@@ -9,7 +9,8 @@ from functools import cache
 
 import pytest
 
-from epimlib import Workload, workload
+from epimlib import EpitomeSpec, Workload, workload
+from epimlib.layers import EpitomeConv2d
 from epimlib.workload import Layer, trace
 
 torch = pytest.importorskip("torch")
@@ -384,6 +385,13 @@ def test_a_part_under_autocast_is_refused():
 
     with pytest.raises(ValueError, match="wrap_with_autocast has a graph of its own"):
         trace(Model(run, conv=nn.Conv2d(3, 4, 1)), (3, 8, 8))
+
+
+def test_an_epitomized_model_is_not_traced_as_something_else():
+    spec = EpitomeSpec.for_crossbars(40, 24, 3, rows=96, cols=16)
+    model = nn.Sequential(EpitomeConv2d(24, 40, 3, epitome=spec))
+    with pytest.raises(ValueError, match="layer '0' is an epitome; trace the dense model"):
+        trace(model, (24, 8, 8))
 
 
 def test_wrong_arguments_of_trace():
