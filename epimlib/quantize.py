@@ -14,7 +14,7 @@ of crossbars stores (polarity 2); the offset encoding of a single crossbar (pola
 leaves its lowest code, ``-q - 1``, unused. One *step* ``s`` serves a *tile* of the layer's matrix: all of it, a
 column, or what lies on one crossbar.
 
-What the paper calls overlap-weighted is known to us by name only; the definition here is our reconstruction.
+The paper's quantizer is known to us by its name only ("epitome-aware"); the definitions here are our reconstruction.
 """
 
 import copy
