@@ -206,7 +206,5 @@ def test_page(tab, site, name):
 
 def test_search_finds_a_page(tab, site):
     visit(tab, site + "search.html?q=epitome")
-    tab.wait_for_selector("#search-results li a")
-    found = tab.evaluate("() => [...document.querySelectorAll('#search-results li a')].map(a => a.href)")
+    tab.wait_for_selector("#search-results li a[href*=glossary]")  # results come in one by one
     assert not tab.trouble
-    assert any("glossary" in link for link in found), found

@@ -140,7 +140,8 @@ def test_a_failing_cell_leaves_with_1(project, capsys):
     (folder,) = Path("runs").iterdir()
     sentence = f"epim: cell 5 raised ZeroDivisionError: division by zero (what was executed is in {folder})"
     assert (code, out, err.splitlines()[-1]) == (1, "", sentence)
-    assert [path.name for path in folder.iterdir()] == ["05_bad.partial.ipynb"]
+    # kernel.log is there if the kernel itself had something to say, as it may on a crowded machine
+    assert {path.name for path in folder.iterdir()} - {"kernel.log"} == {"05_bad.partial.ipynb"}
 
 
 def test_an_interrupted_run_leaves_what_was_executed(project):
