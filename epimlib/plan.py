@@ -303,6 +303,13 @@ class Plan:
         return len(set(self.source)) * min(self.spec.grid[1], self.distinct)
 
     @property
+    def own_channels(self) -> int:
+        """Output channels that are computed; the others are copies of them."""
+        spec = self.spec
+        starts = (o * spec.block[0] for o in set(self.source))
+        return sum(min(spec.block[0], spec.out_channels - start) for start in starts)
+
+    @property
     def distinct(self) -> int:
         """Distinct patches in use."""
         return len(self._assignment[0])

@@ -237,6 +237,22 @@ def test_source_is_the_first_output_block_with_the_same_patches(spec):
 
 
 @given(specs())
+def test_own_channels_are_those_of_blocks_that_copy_no_other(spec):
+    plan = spec.plan()
+    copied = {channel for patch in plan.patches if patch.copy_of is not None for channel in patch.out}
+    assert plan.own_channels == spec.out_channels - len(copied)
+
+
+@given(specs(whole_blocks=True))
+def test_own_channels_are_the_different_filters_where_blocks_are_as_large_as_the_epitome(spec):
+    plan = spec.plan()
+    elements = {}
+    for (channel, *_), sources in sorted(samples_by_hand(plan).items()):
+        elements.setdefault(channel, []).extend(sources)
+    assert plan.own_channels == len({tuple(sources) for sources in elements.values()})
+
+
+@given(specs())
 def test_folding_leaves_one_round_for_each_distinct_patch_of_an_output_block(spec):
     plan = spec.plan()
     rows = {}
