@@ -1,8 +1,10 @@
 """The ``epim`` command. Exit code 0: success, 1: the work failed, 2: the request was wrong."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from epimlib import runs
@@ -55,6 +57,26 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("compare", help="what differs between two runs of a notebook")
     command.set_defaults(command=_compare)
     command.add_argument("runs", nargs=2, metavar="RUN", help="the folder of a run, or its record")
+
+    command = commands.add_parser("data", help="which data sets are found where, and whether they are whole")
+    command.set_defaults(command=_data)
+    command.add_argument("names", nargs="*", metavar="NAME", help="data sets (all)")
+    command.add_argument("--fetch", action="store_true", help="download what is missing; needs a network")
+
+    command = commands.add_parser("train", help="train the networks of a file of experiments, or go on with them")
+    command.set_defaults(command=_train)
+    command.add_argument("experiments", metavar="CONFIG", help="a YAML file, as those in data/experiments")
+    command.add_argument(
+        "--run", dest="names", metavar="NAME", action="append", default=[], help="only this; repeatable"
+    )
+    command.add_argument("--seed", dest="seeds", metavar="N", type=int, action="append", default=[], help="repeatable")
+    command.add_argument(
+        "--output", metavar="DIR", default="runs/train", help="where the folders are made (runs/train)"
+    )
+    command.add_argument("--records", metavar="DIR", help="where a copy of each record is kept, as data/results")
+    command.add_argument("--device", default="auto", help="cpu, cuda, mps or auto, the best that is there (auto)")
+    command.add_argument("--threads", metavar="N", type=int, help="of the processor; more is not always faster")
+    command.add_argument("--tensorboard", action="store_true", help="write events for TensorBoard too")
     return parser
 
 
@@ -96,3 +118,32 @@ def _compare(request: argparse.Namespace) -> None:
     if parameters:
         print(table(("parameter", *request.runs), parameters), end="\n\n")
     print(table(("metric", *request.runs, "difference", "ratio"), metrics))
+
+
+def _data(request: argparse.Namespace) -> None:
+    from epimlib import data
+
+    for name in request.names or data.DATASETS:
+        if request.fetch and name in data.FETCHED:
+            data.fetch(name)
+        print(f"{name}: {data.verify(name)}")
+
+
+def _train(request: argparse.Namespace) -> None:
+    from epimlib.experiment import read_experiments
+
+    found = read_experiments(request.experiments, request.run, request.seed)
+    import torch
+
+    from epimlib.training import train
+
+    if request.threads:
+        torch.set_num_threads(request.threads)
+    for run in found:
+        output = Path(request.output) / run.study
+        start = output / f"{run.config.start}-s{run.config.seed}" if run.config.start else None
+        record = train(run.config, output / run.folder, start, request.device, tensorboard=request.tensorboard)
+        if request.records and int(os.environ.get("RANK", 0)) == 0:
+            record.save(Path(request.records) / run.study / f"{run.folder}.json")
+        metrics = ", ".join(f"{name} {value:.6g}" for name, value in record.metrics.items())
+        print(f"{run.study} {run.folder}: {metrics}")

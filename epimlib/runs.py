@@ -12,12 +12,26 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from epimlib._checks import keys, nearest, read_json, write_json, write_text
 from epimlib.parameters import Parameter, check, parse_parameters, resolve
 
-__all__ = ["Notebook", "RunError", "RunRecord", "check", "compare", "execute", "find_notebook", "notebooks", "report"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "Notebook",
+    "RunError",
+    "RunRecord",
+    "check",
+    "compare",
+    "execute",
+    "find_notebook",
+    "notebooks",
+    "report",
+    "results",
+]
 
 METRIC = "application/vnd.epimlib.metric+json"
 RECORD = "record.json"
@@ -171,6 +185,13 @@ class RunRecord:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
+    @classmethod
+    def of(cls, notebook: str, parameters: dict[str, Any], started: datetime) -> "RunRecord":
+        """Return the record of a run that starts in this process, with nothing found yet."""
+        commit, dirty = _git_state(Path(__file__).parent)
+        when = started.isoformat(timespec="seconds")
+        return cls(notebook, parameters, _versions(), commit, dirty, _machine(), when, 0.0, {})
+
     def save(self, path: str | Path) -> None:
         """Write the record as JSON, whole or not at all."""
         write_json(path, self.to_dict())
@@ -229,6 +250,32 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def _text(value: Any) -> str:
     return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def results(study: str, folder: str | Path | None = None) -> "pd.DataFrame":
+    """Return the committed records of a study, one row each.
+
+    Args:
+        study: a folder of records, ``cifar10`` for instance.
+        folder: that holds the studies; None is ``data/results`` of the clone.
+
+    Returns:
+        Columns ``run`` and ``seed``, from the record's file name, ``<run>-s<seed>.json``, and its metrics; sorted by
+        run and seed. Without rows if there is no record yet.
+
+    Raises:
+        ValueError: if a file is no record, or its name is another one.
+    """
+    import pandas as pd
+
+    folder = Path(folder) if folder is not None else Path(__file__).parents[1] / "data" / "results"
+    rows = []
+    for path in sorted((folder / study).glob("*.json")):
+        name = re.fullmatch(r"(.+)-s(\d+)", path.stem)
+        if name is None:
+            raise ValueError(f"the file of a record must be named <run>-s<seed>.json, got {path.name!r}")
+        rows.append({"run": name[1], "seed": int(name[2]), **RunRecord.load(path).metrics})
+    return pd.DataFrame(rows, columns=None if rows else ["run", "seed"])
 
 
 class RunError(RuntimeError):

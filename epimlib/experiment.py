@@ -1,0 +1,334 @@
+"""What is trained: a configuration, the network that it describes, and files of such configurations.
+
+A file of experiments is YAML. Its ``runs`` differ from its ``base`` in the keys that they name::
+
+    study: digits
+    seeds: [0, 1, 2]
+    base: {data: digits, model: resnet9, model_options: {width: 8}, epochs: 10}
+    runs:
+      dense: {}
+      epitome: {start: dense, design: {rows: 144, cols: 64, wrap: 1}, epochs: 5}
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from epimlib._checks import keys, nearest, one_of, positive, read_json
+from epimlib.data import DATASETS
+from epimlib.design import Design
+from epimlib.pim.hardware import Hardware
+from epimlib.pim.mapping import bit_slices, map_crossbars
+from epimlib.workload import Workload
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+DENSE_BITS = 32
+"""Of the dense network that crossbars are compared with."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run.
+
+    The network is timm's ``model``. From ``start`` on, the weights of a trained dense network, it is changed in up to
+    two steps: made smaller, by epitomes (``design``) or without them (``shrink``), and quantized (``quantize``).
+
+    Raises:
+        TypeError, ValueError: if a value is not allowed.
+    """
+
+    data: str
+    model: str
+    """A timm name, or ``resnet9``."""
+    epochs: int
+    model_options: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of ``timm.create_model``."""
+    image_size: int | None = None
+    """Height and width [pixels]; None is the data set's own."""
+    start: str | None = None
+    """The dense run whose weights are the start; None: from scratch."""
+    design: Mapping[str, Any] | str | None = None
+    """Arguments of `Design.uniform` and ``dense``, a list of layers to leave as they are; or a file of a design."""
+    shrink: Mapping[str, Any] | None = None
+    """Arguments of `epimlib.pruning.shrink`."""
+    quantize: Mapping[str, Any] | None = None
+    """Fields of `QuantConfig`, apart from its crossbar."""
+    layer_bits: Mapping[str, int] = field(default_factory=dict)
+    """Bits of the weights of the layers that it names."""
+    mixed: Mapping[str, Any] | None = None
+    """``bits``, the choices, and ``factor``, how many times fewer crossbars than dense: layers that ``layer_bits`` does
+    not name get their bits by sensitivity; ``batches`` (1) of images and ``probes`` (20) for the Hessian."""
+    distillation: float = 0.0
+    """Share of the loss that compares outputs with those of ``start``, 0 to 1 (Hinton et al., arXiv 1503.02531)."""
+    temperature: float = 4.0
+    """Of the distillation."""
+    batch_size: int = 128
+    """Images in a step of each process."""
+    optimizer: str = "sgd"
+    """A timm name; ``sgd`` has Nesterov's momentum."""
+    lr: float = 0.1
+    weight_decay: float = 5e-4
+    schedule: str = "poly"
+    """A timm name; ``poly`` falls linearly to zero."""
+    warmup: float = 0.0
+    """Share of the epochs in which the learning rate rises from zero."""
+    smoothing: float = 0.0
+    """Label smoothing."""
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    auto_augment: str | None = None
+    """timm's policy, for ImageNet: ``rand-m7-mstd0.5`` and the like."""
+    ema: float = 0.0
+    """Decay of the averaged weights that are then evaluated; 0: none."""
+    precision: str = "float32"
+    """Of autocast."""
+    deterministic: bool = True
+    workers: int = 0
+    """Processes that read ImageNet's images."""
+    hardware: str = "default"
+    """Preset on which crossbars are counted."""
+    hardware_options: Mapping[str, Any] = field(default_factory=lambda: {"crossbar.rows": 64, "crossbar.cols": 64})
+    """Constants that differ from the preset's, by dotted name."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        one_of("data", self.data, DATASETS)
+        one_of("precision", self.precision, PRECISIONS)
+        for name, least in (("epochs", 0), ("batch_size", 1), ("workers", 0), ("seed", 0)):
+            positive(name, getattr(self, name), least)
+        for name, most in (("distillation", 1), ("warmup", 1), ("smoothing", 1), ("ema", 1), ("lr", 100)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+                raise ValueError(f"{name} must be a number from 0 to {most}, got {value!r}")
+        for name in ("model_options", "shrink", "quantize", "layer_bits", "mixed", "hardware_options"):
+            if not isinstance(getattr(self, name), Mapping | None):
+                raise TypeError(f"{name} must be a mapping, got {getattr(self, name)!r}")
+        if self.design is not None and self.shrink is not None:
+            raise ValueError("design and shrink exclude each other: both make the network smaller")
+        if self.distillation and self.start is None:
+            raise ValueError(f"distillation {self.distillation} needs a start, the network to learn from")
+        if self.mixed is not None:
+            keys("mixed", self.mixed, ["bits", "factor"], ["batches", "probes"])
+            if self.quantize is None:
+                raise ValueError("mixed needs quantize, which says how")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data that ``from_dict`` reads."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "TrainConfig":
+        """Return the configuration of ``to_dict``; what is left out has its default, unknown keys are errors."""
+        names = [f.name for f in dataclasses.fields(cls)]
+        return cls(**keys("a training configuration", data, ["data", "model", "epochs"], names))
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Return (channels, height, width) of an image."""
+        shape = DATASETS[self.data].shape
+        return shape if self.image_size is None else (shape[0], self.image_size, self.image_size)
+
+    def on_hardware(self) -> Hardware:
+        """Return the hardware on which crossbars are counted."""
+        return Hardware.preset(self.hardware).replace(self.hardware_options)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network to train, and what it takes on crossbars."""
+
+    model: "nn.Module"
+    teacher: "nn.Module | None"
+    """The dense network whose outputs are to be met."""
+    about: dict[str, Any]
+    """Plain data: ``design``, ``bits`` by layer, ``crossbars``, ``crossbars_dense`` and ``parameters``."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a file of experiments."""
+
+    study: str
+    name: str
+    config: TrainConfig
+
+    @property
+    def folder(self) -> str:
+        """Return the name of its folder and of its record."""
+        return f"{self.name}-s{self.config.seed}"
+
+
+def read_experiments(path: str | Path, runs: Iterable[str] = (), seeds: Iterable[int] = ()) -> list[Run]:
+    """Return the runs of a file of experiments, in its order, each with all its seeds.
+
+    Args:
+        path: of the YAML file.
+        runs: names of those that are wanted; none: all.
+        seeds: in place of the file's.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError, TypeError: if it is no valid file of experiments, or lacks a run that is wanted.
+    """
+    import yaml
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file of experiments at {path}")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} is not readable YAML: {error}") from error
+    keys(f"{path}", data, ["study", "seeds", "base", "runs"])
+    wanted = list(runs) or list(data["runs"])
+    for name in wanted:
+        if name not in data["runs"]:
+            raise ValueError(f"{path} has no run {name!r}; {nearest(name, data['runs'])}")
+    found = []
+    for name in (name for name in data["runs"] if name in wanted):
+        own = dict(data["runs"][name] or {})
+        for seed in list(seeds) or own.get("seeds", data["seeds"]):
+            values = {**data["base"], **own, "seed": seed}
+            values.pop("seeds", None)
+            try:
+                found.append(Run(data["study"], name, TrainConfig.from_dict(values)))
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{path}, run {name!r}: {error}") from error
+        start = found[-1].config.start
+        if start is not None and start not in data["runs"]:
+            raise ValueError(f"{path}, run {name!r}: start must be another run of the file, got {start!r}")
+    return found
+
+
+def create(config: TrainConfig) -> "nn.Module":
+    """Return the dense network of a configuration, with new weights drawn from its seed."""
+    import torch
+
+    from epimlib._torchvision import ensure_torchvision
+
+    ensure_torchvision()
+    import timm
+
+    from epimlib import resnet9  # noqa: F401  (registers itself with timm)
+
+    torch.manual_seed(config.seed)
+    options = {"num_classes": DATASETS[config.data].classes, "in_chans": config.input_size[0], **config.model_options}
+    model = timm.create_model(config.model, **options)
+    return model
+
+
+def build(
+    config: TrainConfig,
+    start: "Mapping[str, torch.Tensor] | None" = None,
+    batch: "tuple[torch.Tensor, torch.Tensor] | None" = None,
+    bits: Mapping[str, int] | None = None,
+) -> Network:
+    """Return the network of a configuration.
+
+    Args:
+        config: what is wanted.
+        start: state dict of a dense network of this configuration; None keeps new weights.
+        batch: training images and labels, for the sensitivities of mixed precision.
+        bits: known from an earlier call, so that mixed precision need not be decided once more.
+
+    Raises:
+        ValueError: if the configuration does not fit its network, or ``start`` is of another network.
+    """
+    from copy import deepcopy
+
+    from epimlib.layers import epitomize
+    from epimlib.quantize import QuantConfig, quantizable, quantize
+    from epimlib.workload import trace
+
+    dense, hardware = create(config), config.on_hardware()
+    if start is not None:
+        try:
+            dense.load_state_dict(start)
+        except RuntimeError as error:
+            raise ValueError(f"the start is of another network than {config.model!r}: {error}") from error
+    workload = trace(dense, config.input_size)
+    reference = map_crossbars(workload, hardware, bits=DENSE_BITS).crossbars
+    design, blocks = Design(), None
+    if config.shrink is not None:
+        from epimlib.pruning import shrink
+
+        model, report = shrink(dense, hardware=hardware, input_size=config.input_size, **config.shrink)
+        blocks = report.blocks
+        workload = None
+    else:
+        design = _design(config, workload)
+        model, _ = epitomize(dense, design, "random" if start is None else "dense")
+    if bits is None and config.quantize is not None:
+        bits = dict.fromkeys(quantizable(model), QuantConfig(**_options(config, hardware)).bits) | dict(
+            config.layer_bits
+        )
+        if config.mixed is not None:
+            bits |= _mixed_bits(config, model, workload, design, batch, reference)
+    if bits is not None:
+        model = quantize(model, QuantConfig(**_options(config, hardware)), bits)
+    if workload is not None:
+        crossbars = map_crossbars(workload, hardware, design, bits or DENSE_BITS).crossbars
+    else:
+        slices = {name: bit_slices((bits or {}).get(name, DENSE_BITS), hardware.crossbar) for name in blocks}
+        crossbars = sum(count * slices[name] for name, count in blocks.items()) * hardware.crossbar.polarity
+    about = {
+        "design": design.to_dict(),
+        "bits": bits,
+        "crossbars": crossbars,
+        "crossbars_dense": reference,
+        "parameters": sum(p.numel() for p in model.parameters() if p.ndim > 1),
+    }
+    return Network(model, deepcopy(dense).eval().requires_grad_(False) if config.distillation else None, about)
+
+
+def _options(config: TrainConfig, hardware: Hardware) -> dict[str, Any]:
+    return {**config.quantize, "crossbar": hardware.crossbar}
+
+
+def _design(config: TrainConfig, workload: Workload) -> Design:
+    if config.design is None:
+        return Design()
+    if isinstance(config.design, str):
+        return Design.from_dict(read_json(config.design, "design")).check(workload)
+    names = ["rows", "cols", "wrap", "family", "dense"]
+    arguments = dict(keys("design of a training configuration", config.design, names[:2], names[2:]))
+    dense = arguments.pop("dense", [])
+    design = Design.uniform(workload, **arguments)
+    for name in dense:
+        if name not in (known := [layer.name for layer in workload.weighted]):
+            raise ValueError(f"design leaves layer {name!r} dense, which the network lacks; {nearest(name, known)}")
+    return Design({name: spec for name, spec in design.items() if name not in dense})
+
+
+def _mixed_bits(
+    config: TrainConfig,
+    model: "nn.Module",
+    workload: Workload,
+    design: Design,
+    batch: "tuple[torch.Tensor, torch.Tensor] | None",
+    reference: int,
+) -> dict[str, int]:
+    """Return the bits of least sensitivity for the layers that ``layer_bits`` does not name."""
+    from epimlib.precision import assign_bits, bit_crossbars, hessian_traces, sensitivities
+    from epimlib.quantize import QuantConfig
+
+    if batch is None:
+        raise ValueError("mixed precision needs a batch of training images, for the sensitivities")
+    hardware, fixed = config.on_hardware(), dict(config.layer_bits)
+    options = QuantConfig(**_options(config, hardware))
+    traces = hessian_traces(model.eval(), [batch], probes=config.mixed.get("probes", 20), seed=config.seed)
+    sensitivity = sensitivities(model.train(), traces, options, config.mixed["bits"])
+    crossbars = bit_crossbars(workload, hardware, design, {*config.mixed["bits"], *fixed.values()})
+    taken = sum(crossbars[name][b] for name, b in fixed.items())
+    free = [name for name in sensitivity if name not in fixed]
+    return assign_bits(
+        {name: sensitivity[name] for name in free},
+        {name: {b: crossbars[name][b] for b in config.mixed["bits"]} for name in free},
+        int(reference / config.mixed["factor"]) - taken,
+    ).bits

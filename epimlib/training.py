@@ -1,0 +1,427 @@
+"""Training: one loop for dense, epitome and quantized networks, with checkpoints and exact resumption.
+
+`train` makes what an `epimlib.experiment.TrainConfig` describes, in a folder of its own::
+
+    network.json                what was built: design, bits, crossbars
+    epoch-0007.3f0c….pt         everything that the next epoch needs; the two latest are kept, the name has a checksum
+    history.csv                 loss and accuracy of every epoch
+    weights.pt, record.json     written last, when the run is finished
+
+Every epoch draws its randomness from the seed and its own number. So a run that was interrupted, at whatever moment, is
+continued by the same call from its latest whole checkpoint, and ends with the very weights of an uninterrupted one.
+Under ``torchrun`` the processes share the batches (DistributedDataParallel); the first one writes.
+"""
+
+import csv
+import dataclasses
+import hashlib
+import io
+import os
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from tqdm.auto import tqdm
+
+from epimlib import data as images_of
+from epimlib._checks import read_json, write_json, write_text
+from epimlib._torchvision import ensure_torchvision
+from epimlib.experiment import Network, TrainConfig, build
+from epimlib.runs import RECORD, RunError, RunRecord
+
+KEPT = 2
+"""Checkpoints that are kept: the second is for a damaged first."""
+
+
+def train(
+    config: TrainConfig,
+    folder: str | Path,
+    start: str | Path | None = None,
+    device: str = "auto",
+    progress: bool = True,
+    tensorboard: bool = False,
+) -> RunRecord:
+    """Train a network, or go on with it, or return the record if it is finished.
+
+    Args:
+        config: what is trained and how.
+        folder: of this run alone.
+        start: the folder of the finished dense run that ``config.start`` means.
+        device: ``"cpu"``, ``"cuda"``, ``"mps"``, or ``"auto"``, the best that is there.
+        progress: whether to show progress bars.
+        tensorboard: whether to write events for TensorBoard too; it must be installed.
+
+    Returns:
+        The record; its metrics are those of the last epoch, on the test images: ``accuracy`` [%] and ``loss``; then
+        ``train_loss``, ``epochs``, ``parameters`` (weights and epitomes), ``crossbars``, ``crossbars_dense`` (the dense
+        32-bit network on the same crossbars) and ``factor``, their ratio.
+
+    Raises:
+        FileNotFoundError: if the start or the images are missing.
+        ValueError: if the folder holds another run, or the configuration does not fit the network.
+        RunError: if the loss is no longer finite.
+    """
+    folder = Path(folder)
+    if (folder / RECORD).is_file():
+        record = RunRecord.load(folder)
+        _same(folder, record.parameters, config)
+        return record
+    place = _place(device)
+    trainer = _Trainer(config, folder, start, place)
+    history = trainer.resume()
+    writer = None
+    if tensorboard and place.rank == 0:
+        from torch.utils.tensorboard import SummaryWriter
+
+        writer = SummaryWriter(folder)
+    record = RunRecord.of("train", config.to_dict(), datetime.now(UTC))
+    bar = tqdm(initial=len(history), total=config.epochs, desc=folder.name, disable=not progress or place.rank > 0)
+    with bar:
+        for epoch in range(len(history), config.epochs):
+            history.append(trainer.epoch(epoch, progress and place.rank == 0))
+            bar.set_postfix({name: f"{history[-1][name]:.4g}" for name in ("train_loss", "accuracy")})
+            bar.update()
+            if place.rank == 0:
+                trainer.save(epoch, history)
+                for name, value in history[-1].items() if writer else ():
+                    writer.add_scalar(name, value, epoch)
+    if writer:
+        writer.close()
+    return trainer.finish(history, record)
+
+
+def load_trained(folder: str | Path) -> Network:
+    """Return the network of a finished run, with its weights, in eval mode.
+
+    Raises:
+        FileNotFoundError: if the run is not there or not finished.
+        ValueError: if its files are damaged.
+    """
+    folder = Path(folder)
+    config = TrainConfig.from_dict(RunRecord.load(folder).parameters)
+    about = read_json(folder / "network.json", "description of a network")
+    network = build(config, bits=about["bits"])
+    network.model.load_state_dict(_weights(folder))
+    return Network(network.model.eval(), network.teacher, about)
+
+
+class _Trainer:
+    """Everything that one run needs: network, optimizer, schedule, images."""
+
+    def __init__(self, config: TrainConfig, folder: Path, start: str | Path | None, place: SimpleNamespace) -> None:
+        ensure_torchvision()
+        from timm.loss import SoftTargetCrossEntropy
+        from timm.optim import create_optimizer_v2
+        from timm.scheduler import create_scheduler_v2
+        from timm.utils import ModelEmaV3
+
+        self.config, self.folder, self.place = config, folder, place
+        torch.use_deterministic_algorithms(config.deterministic)
+        self.images = _Images(config, place)
+        network = self._build(start)
+        self.about = network.about
+        self.network = network.model.to(place.device, memory_format=torch.channels_last).train()
+        self.teacher = network.teacher and network.teacher.to(place.device, memory_format=torch.channels_last)
+        self.model = DistributedDataParallel(self.network) if place.distributed else self.network
+        self.ema = ModelEmaV3(self.network, config.ema) if config.ema else None
+        self.optimizer = create_optimizer_v2(
+            self.network, config.optimizer, lr=config.lr, weight_decay=config.weight_decay, momentum=0.9
+        )
+        self.steps = self.images.steps
+        self.schedule, _ = create_scheduler_v2(
+            self.optimizer,
+            config.schedule,
+            num_epochs=max(config.epochs, 1) * (1 - config.warmup),
+            warmup_lr=0.0,
+            warmup_epochs=config.warmup * config.epochs,
+            warmup_prefix=True,
+            decay_rate=1.0,
+            step_on_epochs=False,
+            updates_per_epoch=self.steps,
+        )
+        self.soft = SoftTargetCrossEntropy()
+        self.scaler = torch.amp.GradScaler(place.device.type, enabled=config.precision == "float16")
+
+    def _build(self, start: str | Path | None) -> Network:
+        """Return the network; what took time to decide is read from the folder if it was decided before."""
+        config, known = self.config, self.folder / "network.json"
+        weights = None
+        if config.start is not None:
+            if start is None:
+                raise ValueError(f"start must be the folder of the run {config.start!r}, got None")
+            weights = _weights(Path(start))
+        if known.is_file():
+            about = read_json(known, "description of a network")
+            _same(self.folder, about["config"], config)
+            return build(config, weights, bits=about["bits"])
+        batch = self.images.sample(config.mixed.get("batches", 1)) if config.mixed else None
+        network = build(config, weights, batch)
+        if self.place.rank == 0:
+            write_json(known, {"config": config.to_dict(), **network.about})
+        return network
+
+    def resume(self) -> list[dict[str, float]]:
+        """Load the latest whole checkpoint, if there is one, and return its history."""
+        for path in sorted(self.folder.glob("epoch-*.pt"), reverse=True):
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest()[:16] != path.name.split(".")[1]:
+                tqdm.write(f"{path} is damaged: its checksum is another one; the checkpoint before it is used")
+                continue
+            state = torch.load(io.BytesIO(content), map_location=self.place.device, weights_only=True)
+            self.network.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            if self.ema:
+                self.ema.module.load_state_dict(state["ema"])
+            return state["history"]
+        return []
+
+    def save(self, epoch: int, history: list[dict[str, float]]) -> None:
+        """Write a checkpoint and the history, each whole or not at all, and drop checkpoints that are too old."""
+        state = {
+            "model": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "ema": self.ema.module.state_dict() if self.ema else None,
+            "history": history,
+        }
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        name = f"epoch-{epoch + 1:04d}.{hashlib.sha256(buffer.getvalue()).hexdigest()[:16]}.pt"
+        _write(self.folder / name, buffer.getvalue())
+        for old in sorted(self.folder.glob("epoch-*.pt"))[:-KEPT]:
+            old.unlink()
+        text = io.StringIO()
+        table = csv.DictWriter(text, ["epoch", *history[0]], lineterminator="\n")
+        table.writeheader()
+        table.writerows({"epoch": number + 1, **row} for number, row in enumerate(history))
+        write_text(self.folder / "history.csv", text.getvalue())
+
+    def epoch(self, epoch: int, progress: bool) -> dict[str, float]:
+        """Train one epoch, evaluate, and return what is found."""
+        from timm.utils import distribute_bn, random_seed
+
+        random_seed(self.config.seed * 100_003 + epoch, self.place.rank)
+        clock, work = time.perf_counter(), time.process_time()
+        self.model.train()
+        total = torch.zeros((), device=self.place.device)
+        step = epoch * self.steps
+        with tqdm(total=self.steps, desc=f"epoch {epoch + 1}", leave=False, disable=not progress) as bar:
+            for x, target in self.images.training(epoch):
+                self.schedule.step_update(step)
+                total += self._step(x, target)
+                step += 1
+                if self.ema:
+                    self.ema.update(self.network, step)
+                bar.update()
+        mean = self._sum(total / self.steps)[0] / self.place.world
+        if not torch.isfinite(mean):
+            raise RunError(
+                f"the loss of epoch {epoch + 1} is {mean.item()}; try a learning rate below {self.config.lr}"
+            )
+        if self.place.distributed:
+            distribute_bn(self.network, self.place.world, reduce=True)
+        found = {"train_loss": mean.item(), **self.evaluate()}
+        return {**found, "seconds": time.perf_counter() - clock, "processor_seconds": time.process_time() - work}
+
+    def _step(self, x: Tensor, target: Tensor) -> Tensor:
+        config = self.config
+        with torch.autocast(self.place.device.type, getattr(torch, config.precision), config.precision != "float32"):
+            output = self.model(x)
+            if target.ndim == 2:  # mixed labels
+                loss = self.soft(output, target)
+            else:
+                loss = F.cross_entropy(output, target, label_smoothing=config.smoothing)
+            if self.teacher is not None:
+                with torch.no_grad():
+                    wanted = F.log_softmax(self.teacher(x) / config.temperature, 1)
+                given = F.log_softmax(output / config.temperature, 1)
+                distance = F.kl_div(given, wanted, reduction="batchmean", log_target=True) * config.temperature**2
+                loss = loss.lerp(distance, config.distillation)
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss.detach()
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Return loss and accuracy [%] on the test images."""
+        model = (self.ema.module if self.ema else self.network).eval()
+        sums = torch.zeros(3, dtype=torch.float64)
+        for x, target in self.images.testing():
+            output = model(x).float()
+            right, loss = (output.argmax(1) == target).sum(), F.cross_entropy(output, target, reduction="sum")
+            sums += torch.tensor([right.item(), loss.item(), len(target)], dtype=torch.float64)
+        right, loss, count = self._sum(sums.float().to(self.place.device)).tolist()
+        return {"accuracy": 100 * right / count, "loss": loss / count}
+
+    def _sum(self, value: Tensor) -> Tensor:
+        value = value.reshape(-1)
+        if self.place.distributed:
+            torch.distributed.all_reduce(value)
+        return value
+
+    def finish(self, history: list[dict[str, float]], record: RunRecord) -> RunRecord:
+        """Write the weights and, last, the record with what was found; return the record."""
+        last = history[-1] if history else self.evaluate()
+        about = self.about
+        metrics = {name: last[name] for name in ("accuracy", "loss", "train_loss") if name in last} | {
+            "epochs": self.config.epochs,
+            "parameters": about["parameters"],
+            "crossbars": about["crossbars"],
+            "crossbars_dense": about["crossbars_dense"],
+            "factor": about["crossbars_dense"] / about["crossbars"],
+            "processor_seconds": round(sum(row["processor_seconds"] for row in history), 1),
+        }
+        seconds = round(sum(row["seconds"] for row in history), 1)
+        record = dataclasses.replace(record, seconds=seconds, metrics=metrics)
+        if self.place.rank == 0:
+            buffer = io.BytesIO()
+            torch.save((self.ema.module if self.ema else self.network).state_dict(), buffer)
+            _write(self.folder / "weights.pt", buffer.getvalue())
+            record.save(self.folder / RECORD)
+            for checkpoint in self.folder.glob("epoch-*.pt"):
+                checkpoint.unlink()
+        if self.place.distributed:
+            torch.distributed.barrier()
+        return record
+
+
+class _Images:
+    """Batches for training and for testing, on the device."""
+
+    def __init__(self, config: TrainConfig, place: SimpleNamespace) -> None:
+        self.config, self.place = config, place
+        self.source = images_of.DATASETS[config.data]
+        self.mixup = None
+        if config.mixup or config.cutmix:
+            from timm.data import Mixup
+
+            self.mixup = Mixup(
+                config.mixup, config.cutmix, label_smoothing=config.smoothing, num_classes=self.source.classes
+            )
+        if config.data == "imagenet":
+            self.loaders = [self._loader("train"), self._loader("val")]
+            self.steps = len(self.loaders[0])
+        else:
+            self.held = images_of.load(config.data)
+            self.statistics = self.held.statistics()
+            self.steps = len(self.held.train_images) // place.world // config.batch_size
+        if not self.steps:
+            raise ValueError(f"batch_size must be at most the images of a process, got {config.batch_size}")
+
+    def _loader(self, split: str) -> Any:
+        from timm.data import create_dataset, create_loader
+
+        root = images_of.find("imagenet")
+        if root is None:
+            raise FileNotFoundError(f"no folder imagenet in {images_of.folder()}, with train and val in it")
+        config, training = self.config, split == "train"
+        return create_loader(
+            create_dataset("", str(root), split=split, is_training=training),
+            config.input_size,
+            config.batch_size,
+            is_training=training,
+            auto_augment=config.auto_augment,
+            num_workers=config.workers,
+            distributed=self.place.distributed,
+            device=self.place.device,
+            use_prefetcher=False,
+            persistent_workers=False,  # so that an epoch's augmentation depends on its number alone
+        )
+
+    def training(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of an epoch."""
+        config = self.config
+        if config.data == "imagenet":
+            if self.place.distributed:
+                self.loaders[0].sampler.set_epoch(epoch)
+            found = iter(self.loaders[0])
+        else:
+            held, part = self.held, (self.place.rank, self.place.world)
+            found = images_of.batches(
+                held.train_images, held.train_labels, config.batch_size, self.statistics, (config.seed, epoch),
+                self.source.flip, part,
+            )  # fmt: skip
+        for x, target in self._on_device(found):
+            yield self.mixup(x, target) if self.mixup else (x, target)
+
+    def testing(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the test images."""
+        if self.config.data == "imagenet":
+            return self._on_device(iter(self.loaders[1]))
+        held, part = self.held, (self.place.rank, self.place.world)
+        return self._on_device(
+            images_of.batches(held.test_images, held.test_labels, self.config.batch_size, self.statistics, part=part)
+        )
+
+    def sample(self, count: int) -> tuple[Tensor, Tensor]:
+        """Return the first batches of training images as one, on the CPU, the same in every process."""
+        if self.config.data == "imagenet":
+            found = [batch for _, batch in zip(range(count), self.loaders[0], strict=False)]
+            return torch.cat([x for x, _ in found]), torch.cat([target for _, target in found])
+        held, size = self.held, count * self.config.batch_size
+        return next(images_of.batches(held.train_images[:size], held.train_labels[:size], size, self.statistics))
+
+    def _on_device(self, found: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        for x, target in found:
+            x = x.to(self.place.device, memory_format=torch.channels_last, non_blocking=True)
+            yield x, target.to(self.place.device, non_blocking=True)
+
+
+def _place(device: str) -> SimpleNamespace:
+    """Return device, rank and number of processes; under torchrun the process group is joined."""
+    ensure_torchvision()
+    from timm.utils.distributed import init_distributed_device_so, is_distributed_env
+
+    if device == "auto":
+        mps = torch.backends.mps.is_available()
+        device = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    if is_distributed_env() and torch.distributed.is_initialized():
+        rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        found = {"device": device, "global_rank": rank, "world_size": world, "distributed": True}
+    else:
+        found = init_distributed_device_so(device)
+    return SimpleNamespace(
+        device=torch.device(found["device"]),
+        rank=found["global_rank"],
+        world=found["world_size"],
+        distributed=found["distributed"],
+    )
+
+
+def _same(folder: Path, there: Mapping[str, Any], config: TrainConfig) -> None:
+    """Raise if a folder is of a run with another configuration."""
+    wanted = config.to_dict()
+    for name in wanted | dict(there):
+        if there.get(name) != wanted.get(name):
+            raise ValueError(
+                f"{folder} holds a run with {name} = {there.get(name)!r}, not {wanted.get(name)!r}; take another folder"
+            )
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    path = folder / "weights.pt"
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path}; the run is not finished, or its weights were not kept")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
