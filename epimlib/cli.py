@@ -66,13 +66,11 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("train", help="train the networks of a file of experiments, or go on with them")
     command.set_defaults(command=_train)
     command.add_argument("experiments", metavar="CONFIG", help="a YAML file, as those in data/experiments")
+    command.add_argument("--run", metavar="NAME", action="append", default=[], help="only this; may be repeated")
     command.add_argument(
-        "--run", dest="names", metavar="NAME", action="append", default=[], help="only this; repeatable"
+        "--seed", metavar="N", type=int, action="append", default=[], help="only this; may be repeated"
     )
-    command.add_argument("--seed", dest="seeds", metavar="N", type=int, action="append", default=[], help="repeatable")
-    command.add_argument(
-        "--output", metavar="DIR", default="runs/train", help="where the folders are made (runs/train)"
-    )
+    command.add_argument("--output", metavar="DIR", default="runs/train", help="where folders are made (runs/train)")
     command.add_argument("--records", metavar="DIR", help="where a copy of each record is kept, as data/results")
     command.add_argument("--device", default="auto", help="cpu, cuda, mps or auto, the best that is there (auto)")
     command.add_argument("--threads", metavar="N", type=int, help="of the processor; more is not always faster")
