@@ -69,6 +69,15 @@ def fit_error(weight: np.ndarray, spec: EpitomeSpec) -> float:
     return float(((weight.reshape(-1) - mean[index]) ** 2).sum() / (weight**2).sum())
 
 
+def copied_channels(spec: EpitomeSpec) -> int:
+    """Return how many output channels of the weight are copies of others: what wrapping gives up.
+
+    As a proxy it says nothing of accuracy, but keeps a search from buying cheap layers with copies alone.
+    """
+    sizes = [min(spec.block[0], spec.out_channels - start) for start in range(0, spec.out_channels, spec.block[0])]
+    return sum(size for o, (size, source) in enumerate(zip(sizes, spec.plan().source, strict=True)) if source != o)
+
+
 @dataclass(frozen=True)
 class SearchResult:
     """The best design that a search found, and how good it is known to be."""
@@ -159,11 +168,6 @@ class _Problem:
                     f"{what} must be at least {least:g}, what the smallest candidates need, got {allowed:g}"
                 )
 
-    def score(self, sums: np.ndarray) -> np.ndarray:
-        """Objective of designs from their summed costs ``(designs, columns)``, the rest of the network included."""
-        latency, energy = sums[:, 0] + self.table.rest[0], sums[:, 1] + self.table.rest[1]
-        return {"latency": latency, "energy": energy, "edp": latency * energy}[self.objective]
-
     def result(self, genes: Sequence[int], method: str, **known: Any) -> SearchResult:
         """Return the result for one design, ``genes`` indexing the kept candidates."""
         choice = tuple(int(kept[gene]) for kept, gene in zip(self.kept, genes, strict=True))
@@ -208,7 +212,8 @@ def solve_exact(
         table: costs of the candidates.
         objective: ``"latency"``, ``"energy"`` or ``"edp"``.
         budget: crossbars allowed.
-        proxy: for every layer a number for each candidate (fit error, sensitivity); their sum is kept to ``limit``.
+        proxy: for every layer a number for each candidate (fit error, sensitivity, copied channels); their sum is
+            kept to ``limit``.
         limit: of the proxy.
         time_limit: seconds; a search that ends there returns its best design and an honest bound.
         tolerance: relative gap at which the energy-delay product counts as solved (other objectives: zero).
@@ -310,6 +315,7 @@ def evolve(
     Every generation keeps the best eighth and fills up with children: parents win tournaments of two, every gene comes
     from either parent, about one gene in a child mutates (to a neighbour in the order of crossbars, or to any), and a
     child over a limit is repaired by moving layers to smaller candidates, those that lose least per crossbar first.
+    With two limits a repair can fail; such a child ranks behind all that meet both.
 
     Args:
         table, objective, budget, proxy, limit: as in `solve_exact`.
@@ -323,6 +329,7 @@ def evolve(
     Raises:
         ValueError: if the budget or the limit cannot be met, an argument is not allowed, or the checkpoint belongs to
             another search.
+        RuntimeError: if no design of the last generation meets both limits.
     """
     positive("population", population, 8)
     positive("generations", generations)
@@ -346,12 +353,15 @@ def evolve(
         evaluations=search.evaluations,
         seed=seed,
         history=tuple(search.history),
-        message=f"{generations} generations of {population} designs.",
+        message=f"{len(search.history)} generations of {population} designs.",
     )
 
 
 class _Evolution:
-    """Population, random state and history. Genes index the candidates of a layer, sorted by crossbars."""
+    """Population, random state and history.
+
+    A gene is the place of a candidate in the columns of costs, where every layer has its own, sorted by crossbars.
+    """
 
     def __init__(self, problem: _Problem, population: int, seed: int) -> None:
         self.problem, self.population = problem, population
@@ -360,20 +370,23 @@ class _Evolution:
         self.sizes = np.array([len(own) for own in problem.values])
         self.first = np.cumsum([0, *self.sizes[:-1]])
         self.flat = np.concatenate([own[order] for own, order in zip(problem.values, self.order, strict=True)])
+        self.costs = np.ascontiguousarray(self.flat.T)  # whole columns stay in the cache
+        self.scale = np.abs(self.costs).mean(axis=1) + 1e-300  # what is zero everywhere counts nothing
         self.moves = {column: self._moves(column) for column in problem.limits}
         self.history: list[float] = []
         self.evaluations = 0
-        draws = self.rng.random((population, len(self.sizes)))
-        self.ranks, self.scores = self._survivors(self._repair((draws * self.sizes).astype(np.int64)), population)
+        layers = np.tile(np.arange(len(self.sizes)), (population, 1))
+        self.places, self.scores = self._survivors(self._repair(self._any(layers)), population)
 
     @property
     def genes(self) -> list[list[int]]:
         """Designs, best first, as indices into the problem's candidates."""
-        return [[int(order[rank]) for order, rank in zip(self.order, row, strict=True)] for row in self.ranks]
+        ranks = self.places - self.first
+        return [[int(order[rank]) for order, rank in zip(self.order, row, strict=True)] for row in ranks]
 
     def state(self) -> dict[str, Any]:
         """Plain data from which `restore` goes on as if nothing had happened."""
-        known = {"history": self.history, "evaluations": self.evaluations, "ranks": self.ranks.tolist()}
+        known = {"history": self.history, "evaluations": self.evaluations, "places": self.places.tolist()}
         return {**known, "random": self.rng.bit_generator.state}
 
     def restore(self, data: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
@@ -381,70 +394,85 @@ class _Evolution:
         differs = [name for name, value in identity.items() if data["search"].get(name) != value]
         if differs:
             raise ValueError(f"the checkpoint belongs to another search: {', '.join(differs)} differs")
-        state = keys("the checkpoint", data["state"], ["history", "evaluations", "ranks", "random"])
-        self.history, self.evaluations = list(state["history"]), state["evaluations"] - self.population
+        state = keys("the checkpoint", data["state"], ["history", "evaluations", "places", "random"])
+        self.history, self.evaluations = list(state["history"]), state["evaluations"]
         self.rng.bit_generator.state = state["random"]
-        self.ranks, self.scores = self._survivors(np.array(state["ranks"]), self.population)
+        self.places, self.scores = self._survivors(np.array(state["places"]), 0)
 
     def step(self) -> None:
         """One generation."""
-        count, layers = self.population - self.population // 8, len(self.sizes)
+        elite = self.population // 8
+        count = self.population - elite
         rivals = self.rng.integers(0, self.population, (2, 2, count))
-        mothers, fathers = self.ranks[rivals.min(axis=1)]  # ranked best first: the smaller number wins
-        children = np.where(self.rng.random((count, layers)) < 0.5, mothers, fathers)
-        mutates = self.rng.random((count, layers)) < 1 / layers
-        near = children + self.rng.choice([-1, 1], (count, layers))
-        far = (self.rng.random((count, layers)) * self.sizes).astype(np.int64)
-        mutants = np.where(self.rng.random((count, layers)) < 0.7, near, far)
-        children = np.where(mutates, np.clip(mutants, 0, self.sizes - 1), children)
-        children = np.concatenate([self.ranks[: self.population // 8], self._repair(children)])
-        self.ranks, self.scores = self._survivors(children, count)
+        mothers, fathers = self.places[rivals.min(axis=1)]  # ranked best first: the smaller number wins
+        children = np.where(self.rng.integers(0, 2, mothers.shape, dtype=bool), mothers, fathers)
+        self._mutate(children.reshape(-1), self.rng.integers(0, children.size, count))
+        children = np.concatenate([self.places[:elite], self._repair(children)])
+        self.places, self.scores = self._survivors(children, count)
         self.history.append(float(self.scores[0]))
 
-    def _survivors(self, ranks: np.ndarray, new: int) -> tuple[np.ndarray, np.ndarray]:
+    def _mutate(self, genes: np.ndarray, chosen: np.ndarray) -> None:
+        """Move the chosen ones of a flat array of genes to a neighbour, or to any candidate of their layer."""
+        layers = chosen % len(self.sizes)
+        near = genes[chosen] + self.rng.choice([-1, 1], chosen.shape)
+        near = np.clip(near, self.first[layers], self.first[layers] + self.sizes[layers] - 1)
+        genes[chosen] = np.where(self.rng.random(chosen.shape) < 0.7, near, self._any(layers))
+
+    def _any(self, layers: np.ndarray) -> np.ndarray:
+        """Return for each of an array of layers a gene, all of its candidates equally likely."""
+        return self.first[layers] + (self.rng.random(layers.shape) * self.sizes[layers]).astype(np.int64)
+
+    def _survivors(self, places: np.ndarray, new: int) -> tuple[np.ndarray, np.ndarray]:
         self.evaluations += new
-        sums = self.flat[ranks + self.first].sum(axis=1)
-        over = sum(np.maximum(0, sums[:, column] / allowed - 1) for column, allowed in self.problem.limits.items())
-        scores = np.where(over > 1e-12, np.inf, self.problem.score(sums))  # two limits can be at odds
-        best = np.argsort(scores, kind="stable")
-        return ranks[best], scores[best]
+        rest = self.problem.table.rest
+        scores = math.prod(self._sum(places, column) + rest[column] for column in self.problem.columns)
+        # Two limits can be at odds. Designs over one come last, those that exceed it least before others.
+        over = sum(np.maximum(self._excess(places, c), 0) / self.scale[c] for c in self.problem.limits)
+        scores[over > 0] = np.inf
+        best = np.lexsort((scores, over))
+        return places[best], scores[best]
 
-    def _repair(self, ranks: np.ndarray) -> np.ndarray:
+    def _repair(self, places: np.ndarray) -> np.ndarray:
         """Move layers of designs over a limit to smaller candidates until they meet it."""
-        for column, allowed in self.problem.limits.items():
-            over = np.flatnonzero(self._sum(ranks, column) > allowed)
+        for column in self.problem.limits:
+            over = np.flatnonzero(self._excess(places, column) > 0)
             while len(over):
-                ranks[over] = self._shrink(ranks[over], column, allowed)
-                over = over[self._sum(ranks[over], column) > allowed]
-        return ranks
+                places[over] = self._shrink(places[over], column)
+                over = over[self._excess(places[over], column) > 0]
+        return places
 
-    def _sum(self, ranks: np.ndarray, column: int) -> np.ndarray:
-        return self.flat[ranks + self.first, column].sum(axis=1)
+    def _sum(self, places: np.ndarray, column: int) -> np.ndarray:
+        return self.costs[column].take(places).sum(axis=1)
 
-    def _shrink(self, ranks: np.ndarray, column: int, allowed: float) -> np.ndarray:
+    def _excess(self, places: np.ndarray, column: int) -> np.ndarray:
+        """By how much designs exceed a limit; a sum that does so in its last digits meets it."""
+        allowed = self.problem.limits[column]
+        return self._sum(places, column) - allowed - 1e-12 * abs(allowed)
+
+    def _shrink(self, places: np.ndarray, column: int) -> np.ndarray:
         """One move for as many layers of each design as it is over the limit, the cheapest moves first."""
-        target, saved, price = (move[ranks + self.first] for move in self.moves[column])
+        target, saved, price = (move[places] for move in self.moves[column])
         order = np.argsort(price * self.rng.lognormal(0, 0.5, price.shape), axis=1)
         saved = np.take_along_axis(saved, order, axis=1)
         before = np.cumsum(saved, axis=1) - saved
-        needed = before < (self._sum(ranks, column) - allowed)[:, None]
-        moved = np.where(needed, np.take_along_axis(target, order, axis=1), np.take_along_axis(ranks, order, axis=1))
-        np.put_along_axis(ranks, order, moved, axis=1)
-        return ranks
+        needed = before < self._excess(places, column)[:, None]
+        moved = np.where(needed, np.take_along_axis(target, order, axis=1), np.take_along_axis(places, order, axis=1))
+        np.put_along_axis(places, order, moved, axis=1)
+        return places
 
     def _moves(self, column: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """For every candidate the smaller one that loses least per unit saved: its rank, the saving, the price."""
+        """For every candidate the smaller one that loses least per unit saved: its place, the saving, the price."""
         targets, savings, prices = [], [], []
-        weight = 1 / self.flat[:, self.problem.columns].mean(axis=0)  # latency and energy count alike in a product
+        goals = [*self.problem.columns, *(self.problem.limits.keys() - {column})]
         for first, size in zip(self.first, self.sizes, strict=True):
             own = self.flat[first : first + size]
             saved = own[:, None, column] - own[None, :, column]
-            goal = own[:, self.problem.columns] @ weight
+            goal = own[:, goals] @ (1 / self.scale[goals])
             price = np.where(saved > 0, (goal[None] - goal[:, None]) / np.where(saved > 0, saved, 1), np.inf)
             best = price.argmin(axis=1)
             here = np.arange(size)
             stuck = np.isinf(price[here, best])
-            targets.append(np.where(stuck, here, best))
+            targets.append(first + np.where(stuck, here, best))
             savings.append(np.where(stuck, 0, saved[here, best]))
             prices.append(np.where(stuck, np.inf, price[here, best]))
         return np.concatenate(targets), np.concatenate(savings), np.concatenate(prices)

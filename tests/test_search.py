@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -10,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from epimlib import EpitomeSpec, Hardware, Workload, evaluate
+from epimlib import Design, EpitomeSpec, Hardware, Workload, evaluate
 from epimlib.layers import EpitomeConv2d
 from epimlib.pim.cost import Candidate, CostTable, tabulate
-from epimlib.search import SearchResult, candidates, evolve, fit_error, pareto, solve_exact
+from epimlib.search import SearchResult, candidates, copied_channels, evolve, fit_error, pareto, solve_exact
 
 OBJECTIVES = ["latency", "energy", "edp"]
 
@@ -88,6 +89,51 @@ def test_the_evolution_finds_the_optimum_of_small_problems(objective, table, sla
     assert result.gap is None
 
 
+@settings(max_examples=15)
+@given(table=tables(), slack=st.integers(0, 40), data=st.data())
+def test_the_evolution_keeps_two_limits_and_finds_the_optimum(table, slack, data):
+    proxy = {n: [data.draw(st.integers(0, 9)) for _ in own] for n, own in zip(table.layers, table.values, strict=True)}
+    budget = int(sum(own[:, 3].min() for own in table.values)) + slack
+    limit = sum(map(min, proxy.values())) + data.draw(st.integers(0, 9))
+    expected = every_design(table, "energy", budget, proxy, limit)
+    options = {"budget": budget, "proxy": proxy, "limit": limit, "population": 64, "generations": 30}
+    if expected is not None:
+        result = evolve(table, "energy", progress=False, **options)
+        assert result.value == pytest.approx(expected)
+    else:
+        with pytest.raises(RuntimeError, match="found no design within budget"):
+            evolve(table, "energy", progress=False, **options)
+
+
+def test_a_limit_that_only_rounding_exceeds_is_met():
+    values = np.array([[1.0, 1.0, 0.0, 2.0], [2.0, 2.0, 0.0, 1.0]])
+    names = tuple(f"layer{i}" for i in range(10))
+    table = CostTable(names, ((Candidate(None, 3), Candidate(None, 5)),) * 10, (values,) * 10, np.zeros(4))
+    proxy = {name: [0.3, 0.1] for name in names}
+    limit = sum([0.1] * 10)
+    assert limit < np.full(10, 0.1).sum()  # another order of adding
+    result = evolve(table, budget=30, proxy=proxy, limit=limit, population=8, generations=2, progress=False)
+    assert result.choice == (1,) * 10
+
+
+def test_the_evolution_meets_two_limits_that_leave_little_room(resnet50):
+    """Crossbars and copies of uniform 512x256 epitomes without wrapping: random designs meet neither."""
+    workload = Workload.load("resnet50")
+    proxy = {
+        name: [0 if c.spec is None else copied_channels(c.spec) for c in own]
+        for name, own in zip(resnet50.layers, resnet50.candidates, strict=True)
+    }
+    uniform = Design.uniform(workload, 512, 256, wrap=1)
+    limit = sum(map(copied_channels, uniform.values()))
+    budget = evaluate(workload, Hardware.preset("default"), uniform, bits=3).crossbars
+    options = {"budget": budget, "proxy": proxy, "limit": limit}
+    exact = solve_exact(resnet50, **options)
+    found = evolve(resnet50, population=256, generations=60, progress=False, **options)
+    assert found.crossbars <= budget
+    assert sum(proxy[n][i] for n, i in zip(resnet50.layers, found.choice, strict=True)) <= limit
+    assert exact.value <= found.value <= 1.02 * exact.value
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_the_evolution_comes_within_two_percent_of_the_optimum_on_resnet50(resnet50, objective):
     exact = solve_exact(resnet50, objective, budget=300)
@@ -138,6 +184,21 @@ def test_equal_seeds_give_equal_results_and_an_interrupted_search_goes_on(resnet
     file.write_text(file.read_text()[:100])
     with pytest.raises(ValueError, match="is not a readable checkpoint"):
         evolve(resnet50, seed=3, checkpoint=file, **options)
+
+
+def test_progress_is_shown(resnet50, capsys):
+    evolve(resnet50, budget=300, population=8, generations=3)
+    assert re.search(r"3/3 .*best 0\.\d+, 29 designs", capsys.readouterr().err)
+
+
+def test_copied_channels_are_rows_of_the_weight_that_repeat():
+    layer = Workload.load("resnet50")["layer4.1.conv3"]
+    shape = (layer.out_channels, layer.in_channels, layer.kernel_size)
+    for wrap, cols in itertools.product(["full", 2, 1], [100, 256]):
+        spec = EpitomeSpec.for_crossbars(*shape, 512, cols, wrap)
+        index = spec.plan().index.reshape(layer.out_channels, -1)
+        assert copied_channels(spec) == layer.out_channels - len(np.unique(index, axis=0))
+    assert copied_channels(EpitomeSpec.dense(*shape)) == 0
 
 
 def test_candidates_are_distinct_fit_their_layer_and_begin_with_dense():
