@@ -223,10 +223,13 @@ def solve_exact(
         RuntimeError: if the solver finds no design in time.
     """
     problem = _Problem(table, objective, budget, proxy, limit)
+    column = 1 if objective == "energy" else 0
+    found = _knapsack(problem, column, {}, time_limit)
+    if found is None:  # each can be met, but not both
+        raise ValueError(f"no design meets both budget {budget} and limit {limit:g}; allow more")
+    genes, bound, message = found
     if objective == "edp":
-        return _solve_product(problem, time_limit, tolerance)
-    column = {"latency": 0, "energy": 1}[objective]
-    genes, bound, message = _knapsack(problem, column, {}, time_limit)
+        return _solve_product(problem, genes, bound, time_limit, tolerance)
     return problem.result(genes, "exact", bound=bound + float(table.rest[column]), message=message)
 
 
@@ -255,11 +258,13 @@ def _knapsack(
     return genes, bound * scale, found.message
 
 
-def _solve_product(problem: _Problem, time_limit: float, tolerance: float) -> SearchResult:
+def _solve_product(
+    problem: _Problem, fastest: list[int], low: float, time_limit: float, tolerance: float
+) -> SearchResult:
     """Energy-delay product: intervals of latency, split where their lower bound is lowest.
 
-    In an interval from ``low`` to ``high`` no product is below ``low`` times the least energy at a latency of at most
-    ``high``. Splitting stops when the lowest of these bounds is within the tolerance of the best design.
+    They begin at ``low``, below which no latency is; ``fastest`` is the design that was found with it. In an interval
+    from ``low`` to ``high`` no product is below ``low`` times the least energy at a latency of at most ``high``. Splitting stops when the lowest of these bounds is within the tolerance of the best design.
     """
     end = time.monotonic() + time_limit
     rest_latency, rest_energy = (float(problem.table.rest[column]) for column in (0, 1))
@@ -267,7 +272,6 @@ def _solve_product(problem: _Problem, time_limit: float, tolerance: float) -> Se
     def sums(genes: Sequence[int]) -> np.ndarray:
         return sum(own[gene, :2] for own, gene in zip(problem.values, genes, strict=True)) + problem.table.rest[:2]
 
-    fastest, low, _ = _knapsack(problem, 0, {}, time_limit)
     frugal, energy, _ = _knapsack(problem, 1, {}, time_limit)
     best = min(fastest, frugal, key=lambda genes: sums(genes).prod())
     low += rest_latency

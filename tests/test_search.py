@@ -75,6 +75,9 @@ def test_a_limit_on_a_proxy_is_kept(table, slack, data):
         result = solve_exact(table, "latency", budget=budget, proxy=proxy, limit=limit)
         assert result.value == pytest.approx(expected)
         assert sum(proxy[n][i] for n, i in zip(table.layers, result.choice, strict=True)) <= limit
+    else:
+        with pytest.raises(ValueError, match=f"no design meets both budget {budget} and limit {limit}; allow more"):
+            solve_exact(table, "latency", budget=budget, proxy=proxy, limit=limit)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
