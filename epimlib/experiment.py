@@ -36,8 +36,8 @@ DENSE_BITS = 32
 class TrainConfig:
     """One training run.
 
-    The network is timm's ``model``. From ``start`` on, the weights of a trained dense network, it is changed in up to
-    two steps: made smaller, by epitomes (``design``) or without them (``shrink``), and quantized (``quantize``).
+    The network is timm's ``model``, new or with the weights of an earlier run (``start``). It is changed in up to two
+    steps: made smaller, by epitomes (``design``) or without them (``shrink``), and quantized (``quantize``).
 
     Raises:
         TypeError, ValueError: if a value is not allowed.
@@ -52,7 +52,8 @@ class TrainConfig:
     image_size: int | None = None
     """Height and width [pixels]; None is the data set's own."""
     start: str | None = None
-    """The dense run whose weights are the start; None: from scratch."""
+    """The run whose weights are the start: a run of the dense network, or of the one that ``design`` or ``shrink`` make
+    of it. None: from scratch."""
     design: Mapping[str, Any] | str | None = None
     """Arguments of `Design.uniform` and ``dense``, a list of layers to leave as they are; or a file of a design."""
     shrink: Mapping[str, Any] | None = None
@@ -145,7 +146,7 @@ class Network:
 
     model: "nn.Module"
     teacher: "nn.Module | None"
-    """The dense network whose outputs are to be met."""
+    """The network of ``start``, whose outputs are to be met."""
     about: dict[str, Any]
     """Plain data: ``design``, ``bits`` by layer, ``crossbars``, ``crossbars_dense`` and ``parameters``."""
 
@@ -233,7 +234,8 @@ def build(
 
     Args:
         config: what is wanted.
-        start: state dict of a dense network of this configuration; None keeps new weights.
+        start: state dict of the network of this configuration, dense, or smaller but not quantized; None keeps new
+            weights.
         batch: training images and labels, for the sensitivities of mixed precision.
         bits: known from an earlier call, so that mixed precision need not be decided once more.
 
@@ -247,11 +249,9 @@ def build(
     from epimlib.workload import trace
 
     dense, hardware = create(config), config.on_hardware()
-    if start is not None:
-        try:
-            dense.load_state_dict(start)
-        except RuntimeError as error:
-            raise ValueError(f"the start is of another network than {config.model!r}: {error}") from error
+    from_dense = start is not None and start.keys() == dense.state_dict().keys()
+    if from_dense:
+        _load(dense, start, config)
     workload = trace(dense, config.input_size)
     reference = map_crossbars(workload, hardware, bits=DENSE_BITS).crossbars
     design, blocks = Design(), None
@@ -263,7 +263,10 @@ def build(
         workload = None
     else:
         design = _design(config, workload)
-        model, _ = epitomize(dense, design, "random" if start is None else "dense")
+        model, _ = epitomize(dense, design, "dense" if from_dense else "random")
+    if start is not None and not from_dense:
+        _load(model, start, config)
+    teacher = deepcopy(dense if from_dense else model).eval().requires_grad_(False) if config.distillation else None
     if bits is None and config.quantize is not None:
         bits = dict.fromkeys(quantizable(model), QuantConfig(**_options(config, hardware)).bits) | dict(
             config.layer_bits
@@ -284,7 +287,14 @@ def build(
         "crossbars_dense": reference,
         "parameters": sum(p.numel() for p in model.parameters() if p.ndim > 1),
     }
-    return Network(model, deepcopy(dense).eval().requires_grad_(False) if config.distillation else None, about)
+    return Network(model, teacher, about)
+
+
+def _load(model: "nn.Module", state: "Mapping[str, torch.Tensor]", config: TrainConfig) -> None:
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"the start {config.start!r} is another network than this run's: {error}") from error
 
 
 def _options(config: TrainConfig, hardware: Hardware) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def train(
     Args:
         config: what is trained and how.
         folder: of this run alone.
-        start: the folder of the finished dense run that ``config.start`` means.
+        start: the folder of the finished run that ``config.start`` means.
         device: ``"cpu"``, ``"cuda"``, ``"mps"``, or ``"auto"``, the best that is there.
         progress: whether to show progress bars.
         tensorboard: whether to write events for TensorBoard too; it must be installed.
