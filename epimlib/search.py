@@ -264,7 +264,8 @@ def _solve_product(
     """Energy-delay product: intervals of latency, split where their lower bound is lowest.
 
     They begin at ``low``, below which no latency is; ``fastest`` is the design that was found with it. In an interval
-    from ``low`` to ``high`` no product is below ``low`` times the least energy at a latency of at most ``high``. Splitting stops when the lowest of these bounds is within the tolerance of the best design.
+    from ``low`` to ``high`` no product is below ``low`` times the least energy at a latency of at most ``high``.
+    Splitting stops when the lowest of these bounds is within the tolerance of the best design.
     """
     end = time.monotonic() + time_limit
     rest_latency, rest_energy = (float(problem.table.rest[column]) for column in (0, 1))
