@@ -16,7 +16,7 @@ from torch import nn
 from epimlib._checks import keys, nearest, one_of, read_json, write_json
 from epimlib.design import Design
 from epimlib.layers import epitomize
-from epimlib.quantize import QuantConfig, attach, parametrization, quantized_layers, weight_name
+from epimlib.quantize import QuantConfig, attach, integers, parametrization, quantized_layers, weight_name
 
 FORMAT = "epimlib quantized model, version 1"
 
@@ -35,9 +35,8 @@ def save_quantized(model: nn.Module, path: str | Path) -> None:
     layers = quantized_layers(model)
     state = model.state_dict()
     for name, module in layers.items():
-        quantizer, original = parametrization(module)
-        narrow = torch.int8 if quantizer.config.bits <= 8 else torch.int16
-        state[_key(name, module)] = quantizer.integers(original).to(narrow)
+        narrow = torch.int8 if parametrization(module)[0].config.bits <= 8 else torch.int16
+        state[_key(name, module)] = integers(module).to(narrow)
     data = save({key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()})
     _write(path, data)
     description = {
@@ -80,8 +79,8 @@ def load_quantized(path: str | Path, model: nn.Module) -> nn.Module:
     _check(path, state, model.state_dict())
     model.load_state_dict(state)
     for module in quantized_layers(model).values():
-        quantizer, integers = parametrization(module)
-        integers.data.copy_(quantizer.values(integers))
+        quantizer, original = parametrization(module)
+        original.data.copy_(quantizer.values(original))
     return model.eval()
 
 

@@ -60,19 +60,21 @@ def hessian_traces(
         ValueError: if there is no batch, or the model is quantized already.
     """
     import torch
+    from torch.nn.utils import parametrize
     from tqdm.auto import tqdm
 
     from epimlib.quantize import quantizable, weight_name
 
     loss = loss or torch.nn.functional.cross_entropy
     layers = quantizable(model)
-    weights = [getattr(module, weight_name(module)) for module in layers.values()]
     batches = list(batches)
     if not batches:
         raise ValueError("batches must hold at least one batch, got none")
     samples = sum(len(inputs) for inputs, _ in batches)
-    traces = torch.zeros(len(weights), dtype=torch.float64)
-    with tqdm(total=len(batches) * positive("probes", probes), desc="Hessian", disable=not progress) as bar:
+    traces = torch.zeros(len(layers), dtype=torch.float64)
+    bar = tqdm(total=len(batches) * positive("probes", probes), desc="Hessian", disable=not progress)
+    with bar, parametrize.cached():  # of a pruned layer the loss sees, like us, one masked weight
+        weights = [getattr(module, weight_name(module)) for module in layers.values()]
         for inputs, targets in batches:
             draw = torch.Generator().manual_seed(seed)  # the same vectors for every batch: one Hessian, of the mean
             gradients = torch.autograd.grad(loss(model(inputs), targets), weights, create_graph=True)

@@ -183,6 +183,8 @@ class WeightQuantizer(nn.Module):
         """Return the weight on its grid; in eval mode without gradients it is kept until weight or step changes."""
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or weight.is_inference():
             return self._on_grid(weight)
+        if not isinstance(weight, nn.Parameter):  # computed by another parametrization, each time anew
+            return self._on_grid(weight)
         state = tuple((t._version, t.data_ptr(), t.dtype, t.device) for t in (weight, self.scale))
         if self._state != state:
             with torch.inference_mode(False), torch.no_grad():
@@ -452,7 +454,9 @@ def quantizable(model: nn.Module, filter_fn: Callable[[nn.Module, str], bool] | 
     for name, module in layers.items():
         if hasattr(module, "input_quantizer"):
             raise ValueError(f"layer {name!r} is quantized already; leave it out by filter_fn")
-        if type(module) not in kinds:
+        parametrized = parametrize.is_parametrized(module, weight_name(module))
+        several = parametrized and not hasattr(module.parametrizations[weight_name(module)], "original")
+        if parametrize.type_before_parametrizations(module) not in kinds or several:
             raise ValueError(
                 f"layer {name!r} is a {type(module).__name__}, which derives its weight or its input in its own way; "
                 "leave it out by filter_fn"
@@ -510,13 +514,13 @@ def integer_weights(model: nn.Module) -> dict[str, QuantizedLayer]:
     """
     layers = {}
     for name, module in quantized_layers(model).items():
-        quantizer, original = parametrization(module)
         inputs = module.input_quantizer
         if not inputs.low < inputs.high:
             raise ValueError(f"the range of the input of layer {name!r} is not known yet; calibrate or train first")
         step, first, _ = inputs.grid()
+        quantizer, _ = parametrization(module)
         layers[name] = QuantizedLayer(
-            weight=quantizer.integers(original),
+            weight=integers(module),
             scale=quantizer.column_scale(),
             bits=quantizer.config.bits,
             input_scale=step.item(),
@@ -548,9 +552,22 @@ def weight_quantizer(module: nn.Module, config: QuantConfig) -> WeightQuantizer:
 
 
 def parametrization(module: nn.Module) -> tuple[WeightQuantizer, nn.Parameter]:
-    """Return the weight quantizer of a quantized layer, and the float parameter that it quantizes."""
+    """Return the weight quantizer of a quantized layer, and the float parameter behind it.
+
+    Other parametrizations may lie between the two, such as the mask of a pruned layer.
+    """
     parametrized = module.parametrizations[weight_name(module)]
-    return parametrized[0], parametrized.original
+    return parametrized[-1], parametrized.original
+
+
+@torch.no_grad()
+def integers(module: nn.Module) -> Tensor:
+    """Return the integers of a quantized layer, int32, of the shape of its weight or epitome."""
+    *others, quantizer = module.parametrizations[weight_name(module)]
+    _, weight = parametrization(module)
+    for other in others:
+        weight = other(weight)
+    return quantizer.integers(weight)
 
 
 def _quantize_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
