@@ -9,6 +9,7 @@ searches work on the same table:
   optimality by HiGHS; the energy-delay product by sweeping the front of energy against latency.
 """
 
+import contextlib
 import heapq
 import itertools
 import math
@@ -135,6 +136,10 @@ class SearchResult:
         return "\n".join(f"{name:>16}: {text}" for name, text in rows)
 
 
+class CannotBeMet(ValueError):
+    """No design of the candidates meets the budget and the limit."""
+
+
 class _Problem:
     """The candidates worth considering: per layer, those that no other beats in everything that counts."""
 
@@ -164,7 +169,7 @@ class _Problem:
             least = sum(values[:, column].min() for values in self.values)
             if least > allowed:
                 what = "budget" if column == 3 else "limit of the proxy"
-                raise ValueError(
+                raise CannotBeMet(
                     f"{what} must be at least {least:g}, what the smallest candidates need, got {allowed:g}"
                 )
 
@@ -219,14 +224,15 @@ def solve_exact(
         tolerance: relative gap at which the energy-delay product counts as solved (other objectives: zero).
 
     Raises:
-        ValueError: if the budget or the limit cannot be met, or an argument is not allowed.
+        CannotBeMet: a ValueError, if no design meets the budget and the limit.
+        ValueError: if an argument is not allowed.
         RuntimeError: if the solver finds no design in time.
     """
     problem = _Problem(table, objective, budget, proxy, limit)
     column = 1 if objective == "energy" else 0
     found = _knapsack(problem, column, {}, time_limit)
     if found is None:  # each can be met, but not both
-        raise ValueError(f"no design meets both budget {budget} and limit {limit:g}; allow more")
+        raise CannotBeMet(f"no design meets both budget {budget} and limit {limit:g}; allow more")
     genes, bound, message = found
     if objective == "edp":
         return _solve_product(problem, genes, bound, time_limit, tolerance)
@@ -296,10 +302,13 @@ def pareto(
 ) -> list[SearchResult]:
     """Return the exact optimum at every budget of crossbars that can be met: the front of crossbars and objective.
 
-    ``options`` are those of `solve_exact`. Budgets below what the smallest candidates need are left out.
+    ``options`` are those of `solve_exact`. Budgets that no design can meet are left out.
     """
-    least = math.ceil(sum(values[:, 3].min() for values in table.values) + table.rest[3])
-    return [solve_exact(table, objective, budget=budget, **options) for budget in sorted(budgets) if budget >= least]
+    front = []
+    for budget in sorted(budgets):
+        with contextlib.suppress(CannotBeMet):
+            front.append(solve_exact(table, objective, budget=budget, **options))
+    return front
 
 
 def evolve(
@@ -332,8 +341,8 @@ def evolve(
         progress: whether to show a progress bar.
 
     Raises:
-        ValueError: if the budget or the limit cannot be met, an argument is not allowed, or the checkpoint belongs to
-            another search.
+        CannotBeMet: a ValueError, if the smallest candidates exceed the budget or the limit.
+        ValueError: if an argument is not allowed, or the checkpoint belongs to another search.
         RuntimeError: if no design of the last generation meets both limits.
     """
     positive("population", population, 8)

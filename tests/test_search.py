@@ -160,6 +160,11 @@ def test_a_larger_budget_is_never_worse(resnet50):
     front = pareto(resnet50, "latency", budgets=[1, 200, 300, 500])
     assert [r.budget for r in front] == [200, 300, 500]  # the smallest candidates need more than 1
     assert front[0].value >= front[1].value >= front[2].value
+    crossbars = dict(zip(resnet50.layers, (own[:, 3] for own in resnet50.values), strict=True))
+    most = {name: -values for name, values in crossbars.items()}  # at least 300 crossbars, and at most the budget
+    tight = pareto(resnet50, "latency", budgets=[200, 300, 500], proxy=most, limit=-300)
+    assert [r.budget for r in tight] == [300, 500]
+    assert tight[0].crossbars == 300
 
 
 def test_equal_seeds_give_equal_results_and_an_interrupted_search_goes_on(resnet50, tmp_path, monkeypatch):
