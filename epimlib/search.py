@@ -250,8 +250,8 @@ def _knapsack(
     scale = sum(own[:, column].max() for own in problem.values)
     rows = [LinearConstraint(block_diag([np.ones((1, len(own))) for own in problem.values], "csr"), 1, 1)]
     for limited, allowed in {**problem.limits, **limits}.items():
-        unit = max(values[:, limited].max(), 1e-300)
-        rows.append(LinearConstraint(values[None, :, limited] / unit, -np.inf, allowed / unit * (1 + 1e-12)))
+        unit = max(np.abs(values[:, limited]).max(), 1e-300)
+        rows.append(LinearConstraint(values[None, :, limited] / unit, -np.inf, allowed / unit + 1e-12))
     options = {"time_limit": time_limit, "mip_rel_gap": 0.0}
     found = milp(values[:, column] / scale, constraints=rows, integrality=1, bounds=Bounds(0, 1), options=options)
     if found.status == 2:
