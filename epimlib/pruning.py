@@ -35,7 +35,7 @@ METHODS = {
     "pim-prune": "rows or columns of crossbar-sized blocks are removed, and the rest is squeezed together; after "
     "PIM-Prune (Chu et al., DAC 2020), our reconstruction",
     "channels": "whole channels are removed, in every layer that they touch (torch-pruning)",
-    "low-rank": "a k x k convolution becomes a k x k one with few output channels and a 1x1 one, by SVD",
+    "low-rank": "a k x k convolution becomes a k x k one to few channels and a 1x1 one, or the other way round, by SVD",
     "unstructured": "single weights are removed, as many as the same share of the blocks would hold",
 }
 
@@ -347,24 +347,21 @@ def _prune_channels(model: nn.Module, blocks: int, crossbar: Crossbar, input_siz
 
 def _factorize(model: nn.Module, blocks: int, crossbar: Crossbar) -> nn.Module:
     layers = _plain(model)
-    factors, options, ranks = {}, {}, {}
     fixed = sum(number for name, number in dense_blocks(model, crossbar).items() if name not in layers)
+    ways, options = {}, {}
     for name, module in layers.items():
-        out, inp, *window = module.weight.shape
-        factors[name] = torch.linalg.svd(module.weight.detach().flatten(1).double(), full_matrices=False)
         dense = _dense(module, crossbar)
-        kept = factors[name].S.square().cumsum(0)
-        kept = (kept / kept[-1]).nan_to_num(1).tolist()
-        options[name], ranks[name] = {}, {}
-        for rank, share in enumerate(kept, 1):  # of the ranks that need equally many blocks the largest stays
-            number = _blocks(inp, rank, window, crossbar) + _blocks(rank, out, (), crossbar)
-            if number < dense:
-                options[name][number], ranks[name][number] = share, rank
-        options[name][dense] = 1.0
+        ways[name], options[name] = {}, {dense: 1.0}
+        for way in (_Factors(module, window_first) for window_first in (True, False)):
+            for rank, share in enumerate(way.kept, 1):  # of the ranks that need equally many blocks the best stays
+                number = way.blocks(rank, crossbar)
+                if number < dense and share > options[name].get(number, 0):
+                    ways[name][number], options[name][number] = (way, rank), share
     _check_budget("low-rank", blocks, fixed + sum(min(shares) for shares in options.values()))
     for name, number in _allocate(options, blocks - fixed).items():
-        if number in ranks[name]:
-            pair = _pair(layers[name], *factors[name], ranks[name][number]).train(layers[name].training)
+        if number in ways[name]:
+            way, rank = ways[name][number]
+            pair = way.pair(rank).train(layers[name].training)
             if not name:  # the model is a single layer
                 return pair
             parent, _, child = name.rpartition(".")
@@ -372,25 +369,52 @@ def _factorize(model: nn.Module, blocks: int, crossbar: Crossbar) -> nn.Module:
     return model
 
 
-def _pair(module: nn.Conv2d | nn.Linear, u: Tensor, s: Tensor, v: Tensor, rank: int) -> nn.Sequential:
-    """Return two layers with the best approximation of this rank; the singular values are shared out evenly."""
-    weight, bias = module.weight, module.bias is not None
-    options = {"device": weight.device, "dtype": weight.dtype}
-    if isinstance(module, nn.Linear):
-        first = nn.Linear(module.in_features, rank, bias=False, **options)
-        second = nn.Linear(rank, module.out_features, bias, **options)
-    else:
-        first = nn.Conv2d(
-            module.in_channels, rank, module.kernel_size, module.stride, module.padding, module.dilation,
-            bias=False, padding_mode=module.padding_mode, **options,
-        )  # fmt: skip
-        second = nn.Conv2d(rank, module.out_channels, 1, bias=bias, **options)
-    root = s[:rank].sqrt()
-    first.weight.data.copy_((root[:, None] * v[:rank]).reshape(first.weight.shape))
-    second.weight.data.copy_((u[:, :rank] * root).reshape(second.weight.shape))
-    if bias:
-        second.bias.data.copy_(module.bias.data)
-    return nn.Sequential(first, second)
+class _Factors:
+    """One way to factorise a layer of weight ``(C_out, C_in, k_h, k_w)`` by SVD.
+
+    With the window first, a k x k convolution to few channels and a 1x1 one to ``C_out``; else a 1x1 convolution to few
+    channels and a k x k one. Singular values are shared out evenly. A linear layer is the 1x1 case.
+    """
+
+    def __init__(self, module: nn.Conv2d | nn.Linear, window_first: bool) -> None:
+        self.module, self.window_first = module, window_first
+        weight = module.weight.detach().double()
+        self.out, self.inp, *self.window = weight.shape
+        few = weight if window_first else weight.transpose(0, 1)
+        self.u, s, self.v = torch.linalg.svd(few.flatten(1), full_matrices=False)
+        self.root = s.sqrt()
+        kept = s.square().cumsum(0)
+        self.kept = (kept / kept[-1]).nan_to_num(1).tolist()
+        """Share of the squared norm that is left with rank 1, 2, ..."""
+
+    def blocks(self, rank: int, crossbar: Crossbar) -> int:
+        """Return the blocks of both layers."""
+        first, second = (self.window, ()) if self.window_first else ((), self.window)
+        return _blocks(self.inp, rank, first, crossbar) + _blocks(rank, self.out, second, crossbar)
+
+    def pair(self, rank: int) -> nn.Sequential:
+        """Return the two layers."""
+        module, bias = self.module, self.module.bias is not None
+        few = (self.u[:, :rank] * self.root[:rank]).T
+        rest = (self.root[:rank, None] * self.v[:rank]).unflatten(1, (-1, *self.window))
+        weights = (rest, few.T) if self.window_first else (few, rest.transpose(0, 1))
+        options = {"device": module.weight.device, "dtype": module.weight.dtype}
+        if isinstance(module, nn.Linear):
+            layers = [nn.Linear(self.inp, rank, False, **options), nn.Linear(rank, self.out, bias, **options)]
+        else:
+            window = {
+                name: getattr(module, name) for name in ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+            }
+            kinds = (window, {"kernel_size": 1}) if self.window_first else ({"kernel_size": 1}, window)
+            layers = [
+                nn.Conv2d(self.inp, rank, bias=False, **kinds[0], **options),
+                nn.Conv2d(rank, self.out, bias=bias, **kinds[1], **options),
+            ]
+        for layer, weight in zip(layers, weights, strict=True):
+            layer.weight.data.copy_(weight.reshape(layer.weight.shape))
+        if bias:
+            layers[1].bias.data.copy_(module.bias.data)
+        return nn.Sequential(*layers)
 
 
 # Width -------------------------------------------------------------------------------------------------------
