@@ -49,6 +49,8 @@ class Check:
     """Its name in the records; with several records (seeds) it is their mean."""
     records: str
     """Path or glob pattern of the run records, below the folder of the results."""
+    configuration: str
+    """File that a run which makes them starts from: a notebook, or experiments for ``epim train``."""
     comparison: str
     """One of `COMPARISONS`: what the number must be with respect to ``value``."""
     value: float
@@ -68,13 +70,21 @@ class Check:
             raise ValueError(f"tolerance of a check must be zero or more, got {self.tolerance}")
         if not isinstance(self.parameters, Mapping):
             raise ValueError(f"parameters of a check must be a mapping, got {self.parameters!r}")
-        _texts("a check", self, ("what", "metric", "records"))
+        _texts("a check", self, ("what", "metric", "records", "configuration"))
 
     @property
     def demand(self) -> str:
         """What the number must be, in words."""
         within = f", within {self.tolerance:g}" if self.tolerance else ""
         return f"{self.comparison} {self.value:g}{within}"
+
+    @property
+    def command(self) -> str:
+        """The command that makes the records; those of a notebook are named after the profile."""
+        path = Path(self.configuration)
+        if path.suffix == ".ipynb":
+            return f"epim run {path.stem} --profile {Path(self.records).stem}"
+        return f"epim train {path}"
 
     def find(self, folder: Path) -> "Finding":
         """Return what the records in a folder say.
@@ -125,8 +135,6 @@ class Claim:
     """``"verbatim"``, ``"derived"`` by us, or ``"unknown"``."""
     page: str
     """The page of the book that treats it, without a suffix: ``"notebooks/13_headline"``."""
-    configuration: str
-    """File that a run which decides it starts from; empty where there can be none."""
     checks: tuple[Check, ...]
     related: tuple[Check, ...] = ()
     """What was found under other conditions than the claim's; it decides nothing."""
@@ -149,12 +157,6 @@ class Claim:
         what = f"claim {data['name']!r}" if isinstance(data, Mapping) and "name" in data else "a claim"
         parts = {part: _checks(what, part, data) for part in ("checks", "related")}
         return cls(**{**_keys(what, data, cls), **parts})
-
-    @property
-    def command(self) -> str:
-        """The command that makes the records, or an empty text."""
-        path = Path(self.configuration)
-        return {"": "", ".ipynb": f"epim run {path.stem}"}.get(path.suffix, f"epim train {path}")
 
 
 def _texts(what: str, value: Any, names: Iterable[str]) -> None:
@@ -249,7 +251,7 @@ class Verdict:
         if self.status == "differs":
             sentences = [f"{f.check.what} is {f}, not {f.check.demand}." for f in self.findings if not f.holds]
         if self.status == "not run":
-            sentences = [f"There is no record {f.check.records}." for f in self.findings if f.holds is None]
+            sentences = [f"There is no record `{f.check.records}`." for f in self.findings if f.holds is None]
         return " ".join(dict.fromkeys([*sentences, self.claim.why.get(self.status, "")])).strip()
 
 
@@ -277,7 +279,7 @@ def scoreboard(verdicts: Iterable[Verdict]) -> "pd.DataFrame":
             "statement": v.claim.statement,
             "the paper": "" if v.claim.value is None else f"{v.claim.value:g} {v.claim.unit}".strip(),
             "value from": v.claim.value_from,
-            "ours": ", ".join(map(str, v.findings)),
+            "ours": ", ".join(dict.fromkeys(map(str, v.findings))),
             "status": v.status,
             "why": v.why,
         }
@@ -287,7 +289,7 @@ def scoreboard(verdicts: Iterable[Verdict]) -> "pd.DataFrame":
 
 
 def evidence(verdicts: Iterable[Verdict]) -> "pd.DataFrame":
-    """Return one row per number: what it is, what it must be and is, and the records that it comes from."""
+    """Return one row per number: what it is, must be and is, and the page, records and configuration behind it."""
     import pandas as pd
 
     rows = [
@@ -298,7 +300,9 @@ def evidence(verdicts: Iterable[Verdict]) -> "pd.DataFrame":
             "demanded": finding.check.demand,
             "ours": str(finding),
             "holds": finding.holds,
-            "records": finding.records or (finding.check.records,),
+            "page": v.claim.page,
+            "records": finding.records,
+            "configuration": finding.check.configuration,
         }
         for v in verdicts
         for decides, findings in ((True, v.findings), (False, v.related))

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from epimlib import claims
-from epimlib.claims import Claim, check, evidence, load, scoreboard
+from epimlib.claims import Check, Claim, check, evidence, load, scoreboard
 from epimlib.runs import Notebook, RunRecord
 
 ROOT = Path(__file__).parents[1]
@@ -16,6 +16,7 @@ CHECK = {
     "what": "factor [times]",
     "metric": "factor",
     "records": "headline/*.json",
+    "configuration": "notebooks/13_headline.ipynb",
     "comparison": "at least",
     "value": 30.65,
 }
@@ -29,7 +30,6 @@ CLAIM = {
     "unit": "times",
     "value_from": "verbatim",
     "page": "notebooks/13_headline",
-    "configuration": "notebooks/13_headline.ipynb",
     "checks": [CHECK],
 }
 
@@ -70,7 +70,7 @@ class TestStatus:
             assert found.status == "not run"
             assert found.findings[0].value is None
             assert found.findings[0].holds is None
-            assert found.why == "There is no record headline/*.json. It takes a week."
+            assert found.why == "There is no record `headline/*.json`. It takes a week."
 
     def test_a_claim_that_nothing_could_decide_cannot_be_checked(self, tmp_path):
         changes = {"checks": [], "value": None, "value_from": "unknown"}
@@ -161,12 +161,12 @@ class TestLoad:
         (claim,) = load(self.write(tmp_path, {"claims": [CLAIM]}))
         assert claim == Claim.from_dict(CLAIM)
         assert claim.checks[0].demand == "at least 30.65"
-        assert claim.command == "epim run 13_headline"
 
-    def test_the_command_trains_where_the_configuration_is_no_notebook(self):
-        made = Claim.from_dict(CLAIM | {"configuration": "data/experiments/a.yaml"})
+    def test_the_command_follows_from_configuration_and_records(self):
+        made = Check(**CHECK | {"records": "13_headline/full.json"})
+        assert made.command == "epim run 13_headline --profile full"
+        made = Check(**CHECK | {"configuration": "data/experiments/a.yaml"})
         assert made.command == "epim train data/experiments/a.yaml"
-        assert Claim.from_dict(CLAIM | {"configuration": ""}).command == ""
 
     @pytest.mark.parametrize(
         ("change", "message"),
@@ -186,6 +186,7 @@ class TestLoad:
             (with_check(value="30"), "value of a check must be a number, got '30'"),
             (with_check(tolerance=-1), "tolerance of a check must be zero or more, got -1"),
             (with_check(records=""), "records of a check must be a text"),
+            (with_check(configuration=None), "configuration of a check must be a text"),
             (with_check(parameters=[1]), "parameters of a check must be a mapping"),
         ],
     )
@@ -223,7 +224,8 @@ class TestTables:
         assert list(rows["decides"]) == [True, False]
         assert list(rows["holds"]) == [True, None]
         assert list(rows["ours"]) == ["30.65", "no record"]
-        assert list(rows["records"]) == [("headline/quick.json",), ("none/*.json",)]
+        assert list(rows["records"]) == [("headline/quick.json",), ()]
+        assert set(rows["configuration"]) == {"notebooks/13_headline.ipynb"}
 
 
 class TestCommitted:
@@ -247,9 +249,8 @@ class TestCommitted:
     def test_pages_and_configurations_are_there(self):
         for claim in load():
             assert (ROOT / claim.page).with_suffix(".ipynb").is_file(), claim.page
-            assert claim.configuration, claim.name
-            if claim.configuration.endswith(".ipynb"):
-                assert (ROOT / claim.configuration).is_file(), claim.configuration
+            for made in (*claim.checks, *claim.related):
+                assert (ROOT / made.configuration).is_file(), made.configuration
 
     def test_a_record_of_a_notebook_is_named_after_it_and_its_profile(self):
         """So that `epim run NAME --profile PROFILE` makes it again."""
