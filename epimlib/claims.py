@@ -12,6 +12,7 @@ A check asks what the claim says, under the claim's own conditions. What was fou
 set for instance, is *related*: it is shown beside the claim and never decides.
 """
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -19,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from epimlib._checks import keys, nearest, one_of
+from epimlib._checks import keys, nearest, one_of, positive
 from epimlib.runs import RunRecord
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Check:
     def __post_init__(self) -> None:
         one_of("comparison of a check", self.comparison, COMPARISONS)
         for name in ("value", "tolerance"):
-            if type(getattr(self, name)) not in (int, float):
+            if not _is_number(getattr(self, name)):
                 raise ValueError(f"{name} of a check must be a number, got {getattr(self, name)!r}")
         if self.tolerance < 0:
             raise ValueError(f"tolerance of a check must be zero or more, got {self.tolerance}")
@@ -92,24 +93,28 @@ class Check:
         Raises:
             ValueError: if a record is no run record, was run with other parameters or lacks the metric.
         """
-        found, means = [], []
-        for pattern in filter(None, (self.records, self.minus)):
-            paths = sorted(folder.glob(pattern))
-            if not paths:
-                return Finding(self, None, ())
-            means.append(statistics.fmean(self._number(path, pattern == self.records) for path in paths))
-            found += [path.relative_to(folder).as_posix() for path in paths]
-        return Finding(self, means[0] - sum(means[1:]), tuple(found))
+        parts = [self._numbers(folder, self.records, self.parameters)]
+        if self.minus:
+            parts.append(self._numbers(folder, self.minus, {}))
+        if not all(parts):
+            return Finding(self, None, ())
+        mean, *subtracted = (statistics.fmean(part.values()) for part in parts)
+        return Finding(self, mean - sum(subtracted), tuple(file for part in parts for file in part))
 
-    def _number(self, path: Path, conditioned: bool) -> float:
-        record = RunRecord.load(path)
-        for name, needed in self.parameters.items() if conditioned else ():
-            if record.parameters.get(name) != needed:
-                given = record.parameters.get(name)
-                raise ValueError(f"{path} must have been run with {name} = {needed!r}, and was with {given!r}")
-        if type(record.metrics.get(self.metric)) not in (int, float):
-            raise ValueError(f"{path} has no number {self.metric!r}; {nearest(self.metric, record.metrics)}")
-        return record.metrics[self.metric]
+    def _numbers(self, folder: Path, pattern: str, parameters: Mapping[str, Any]) -> dict[str, float]:
+        """Return the metric of every record, by file."""
+        numbers = {}
+        for path in sorted(folder.glob(pattern)):
+            record = RunRecord.load(path)
+            for name, needed in parameters.items():
+                if record.parameters.get(name) != needed:
+                    given = record.parameters.get(name)
+                    raise ValueError(f"{path} must have been run with {name} = {needed!r}, and was with {given!r}")
+            value = record.metrics.get(self.metric)
+            if not _is_number(value):
+                raise ValueError(f"{path} has no number {self.metric!r}; {nearest(self.metric, record.metrics)}")
+            numbers[path.relative_to(folder).as_posix()] = value
+        return numbers
 
 
 @dataclass(frozen=True)
@@ -146,8 +151,12 @@ class Claim:
         one_of(f"value_from of claim {self.name!r}", self.value_from, ["verbatim", "derived", "unknown"])
         _texts(f"claim {self.name!r}", self, ("name", "where", "text", "page"))
         keys(f"why of claim {self.name!r}", self.why, [], STATUSES)
-        if (self.value is None) != (self.value_from == "unknown"):
-            raise ValueError(f"claim {self.name!r} must have a value, or a value that is unknown, got {self.value!r}")
+        positive(f"statement of claim {self.name!r}", self.statement)
+        if not (self.value is None if self.value_from == "unknown" else _is_number(self.value)):
+            raise ValueError(
+                f"value of claim {self.name!r} must be {'null' if self.value_from == 'unknown' else 'a number'} "
+                f"where it is {self.value_from!r}, got {self.value!r}"
+            )
         if bool(self.checks) == ("cannot be checked" in self.why):
             raise ValueError(f"claim {self.name!r} must have either checks or a reason why it cannot be checked")
 
@@ -157,6 +166,10 @@ class Claim:
         what = f"claim {data['name']!r}" if isinstance(data, Mapping) and "name" in data else "a claim"
         parts = {part: _checks(what, part, data) for part in ("checks", "related")}
         return cls(**{**_keys(what, data, cls), **parts})
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _texts(what: str, value: Any, names: Iterable[str]) -> None:

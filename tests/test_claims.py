@@ -1,6 +1,7 @@
 """Claims of the paper against run records, made by hand here and the committed ones."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -174,8 +175,10 @@ class TestLoad:
             ({"txt": "a"}, "unknown key 'txt' in claim 'factor'; did you mean 'text'"),
             ({"wording": "mine"}, "wording of claim 'factor' must be one of 'verbatim', 'ours', got 'mine'"),
             ({"value_from": "memory"}, "value_from of claim 'factor' must be one of"),
-            ({"value": None}, "must have a value, or a value that is unknown"),
-            ({"value_from": "unknown"}, "must have a value, or a value that is unknown, got 30.65"),
+            ({"value": None}, "value of claim 'factor' must be a number where it is 'verbatim', got None"),
+            ({"value": "30.65"}, "value of claim 'factor' must be a number where it is 'verbatim', got '30.65'"),
+            ({"value_from": "unknown"}, "value of claim 'factor' must be null where it is 'unknown', got 30.65"),
+            ({"statement": 0}, "statement of claim 'factor' must be at least 1, got 0"),
             ({"text": ""}, "text of claim 'factor' must be a text, got ''"),
             ({"checks": []}, "must have either checks or a reason why it cannot be checked"),
             ({"why": {"cannot be checked": "a"}}, "must have either checks or a reason"),
@@ -184,6 +187,7 @@ class TestLoad:
             (with_check(tolerence=1), "unknown key 'tolerence' in checks of claim 'factor'; did you mean 'tolerance'"),
             (with_check(comparison=">"), "comparison of a check must be one of"),
             (with_check(value="30"), "value of a check must be a number, got '30'"),
+            (with_check(value=math.nan), "value of a check must be a number, got nan"),
             (with_check(tolerance=-1), "tolerance of a check must be zero or more, got -1"),
             (with_check(records=""), "records of a check must be a text"),
             (with_check(configuration=None), "configuration of a check must be a text"),
