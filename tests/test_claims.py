@@ -10,6 +10,7 @@ import yaml
 
 from epimlib import claims
 from epimlib.claims import Check, Claim, check, evidence, load, scoreboard
+from epimlib.parameters import resolve
 from epimlib.runs import Notebook, RunRecord
 
 ROOT = Path(__file__).parents[1]
@@ -257,14 +258,20 @@ class TestCommitted:
                 assert (ROOT / made.configuration).is_file(), made.configuration
 
     def test_a_record_of_a_notebook_is_named_after_it_and_its_profile(self):
-        """So that `epim run NAME --profile PROFILE` makes it again."""
         for path in (ROOT / "data" / "results").rglob("*.json"):
             record = RunRecord.load(path)
             if record.notebook != "train":
                 assert path.parent.name == record.notebook
                 assert path.stem == record.parameters["profile"]
-                known = {p.name for p in Notebook.load(ROOT / "notebooks" / f"{record.notebook}.ipynb").parameters}
-                assert set(record.parameters) == known, path
+
+    def test_the_command_beside_a_claim_makes_the_record_that_decides_it(self):
+        """Its parameters are those of the profile, and none has another value."""
+        for finding in (finding for found in check(load()) for finding in found.findings):
+            for name in finding.records:
+                record = RunRecord.load(ROOT / "data" / "results" / name)
+                if record.notebook != "train":
+                    declared = Notebook.load(ROOT / "notebooks" / f"{record.notebook}.ipynb").parameters
+                    assert record.parameters == resolve(declared, {"profile": Path(name).stem}), name
 
     def test_records_name_no_folder_of_a_machine(self):
         for path in (ROOT / "data" / "results").rglob("*.json"):
