@@ -257,21 +257,14 @@ class TestCommitted:
             for made in (*claim.checks, *claim.related):
                 assert (ROOT / made.configuration).is_file(), made.configuration
 
-    def test_a_record_of_a_notebook_is_named_after_it_and_its_profile(self):
+    def test_a_record_of_a_notebook_is_named_after_what_makes_it_again(self):
+        """``epim run NAME --profile PROFILE``: no parameter has another value than the profile says."""
         for path in (ROOT / "data" / "results").rglob("*.json"):
             record = RunRecord.load(path)
             if record.notebook != "train":
                 assert path.parent.name == record.notebook
-                assert path.stem == record.parameters["profile"]
-
-    def test_the_command_beside_a_claim_makes_the_record_that_decides_it(self):
-        """Its parameters are those of the profile, and none has another value."""
-        for finding in (finding for found in check(load()) for finding in found.findings):
-            for name in finding.records:
-                record = RunRecord.load(ROOT / "data" / "results" / name)
-                if record.notebook != "train":
-                    declared = Notebook.load(ROOT / "notebooks" / f"{record.notebook}.ipynb").parameters
-                    assert record.parameters == resolve(declared, {"profile": Path(name).stem}), name
+                declared = Notebook.load(ROOT / "notebooks" / f"{record.notebook}.ipynb").parameters
+                assert record.parameters == resolve(declared, {"profile": path.stem}), path
 
     def test_records_name_no_folder_of_a_machine(self):
         for path in (ROOT / "data" / "results").rglob("*.json"):
