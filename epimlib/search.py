@@ -125,7 +125,7 @@ class SearchResult:
     def __str__(self) -> str:
         rows = [
             ("method", self.method),
-            (self.objective, f"{self.value:.6g}"),
+            ("objective", f"{self.objective}, {self.value:.6g}"),
             ("gap to the bound", "not proven" if self.gap is None else f"{self.gap:.3%}"),
             ("crossbars", f"{self.crossbars:,} of {self.budget:,}"),
             ("latency", f"{self.latency * 1e3:.6g} ms"),
