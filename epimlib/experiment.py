@@ -57,7 +57,8 @@ class TrainConfig:
     design: Mapping[str, Any] | str | None = None
     """Arguments of `Design.uniform` and ``dense``, a list of layers to leave as they are; or a file of a design."""
     shrink: Mapping[str, Any] | None = None
-    """Arguments of `epimlib.pruning.shrink`."""
+    """``method`` and ``blocks`` of `epimlib.pruning.shrink`, or the method ``width``: the same network with fewer
+    channels, for models with that option. What other methods keep depends on the weights of ``start``, a dense run."""
     quantize: Mapping[str, Any] | None = None
     """Fields of `QuantConfig`, apart from its crossbar."""
     layer_bits: Mapping[str, int] = field(default_factory=dict)
@@ -110,6 +111,10 @@ class TrainConfig:
         for name in ("model_options", "shrink", "quantize", "layer_bits", "mixed", "hardware_options"):
             if not isinstance(getattr(self, name), Mapping | None):
                 raise TypeError(f"{name} must be a mapping, got {getattr(self, name)!r}")
+        if self.shrink is not None and self.mixed is not None:
+            raise ValueError(
+                "shrink and mixed exclude each other: bits by sensitivity are for dense and epitome layers"
+            )
         if self.design is not None and self.shrink is not None:
             raise ValueError("design and shrink exclude each other: both make the network smaller")
         if self.distillation and self.start is None:
@@ -249,17 +254,14 @@ def build(
     from epimlib.workload import trace
 
     dense, hardware = create(config), config.on_hardware()
-    from_dense = start is not None and start.keys() == dense.state_dict().keys()
+    from_dense = start is not None and _shapes(start) == _shapes(dense.state_dict())
     if from_dense:
         _load(dense, start, config)
     workload = trace(dense, config.input_size)
     reference = map_crossbars(workload, hardware, bits=DENSE_BITS).crossbars
     design, blocks = Design(), None
     if config.shrink is not None:
-        from epimlib.pruning import shrink
-
-        model, report = shrink(dense, hardware=hardware, input_size=config.input_size, **config.shrink)
-        blocks = report.blocks
+        model, blocks = _shrunk(config, dense, hardware)
         workload = None
     else:
         design = _design(config, workload)
@@ -290,6 +292,10 @@ def build(
     return Network(model, teacher, about)
 
 
+def _shapes(state: "Mapping[str, torch.Tensor]") -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
 def _load(model: "nn.Module", state: "Mapping[str, torch.Tensor]", config: TrainConfig) -> None:
     try:
         model.load_state_dict(state)
@@ -314,6 +320,24 @@ def _design(config: TrainConfig, workload: Workload) -> Design:
         if name not in (known := [layer.name for layer in workload.weighted]):
             raise ValueError(f"design leaves layer {name!r} dense, which the network lacks; {nearest(name, known)}")
     return Design({name: spec for name, spec in design.items() if name not in dense})
+
+
+def _shrunk(config: TrainConfig, dense: "nn.Module", hardware: Hardware) -> "tuple[nn.Module, Mapping[str, int]]":
+    """Return a smaller network without epitomes, and the blocks of its layers."""
+    from epimlib.pruning import dense_blocks, fit_width, shrink
+
+    arguments = keys("shrink of a training configuration", config.shrink, ["method", "blocks"])
+    if arguments["method"] != "width":
+        model, report = shrink(dense, hardware=hardware, input_size=config.input_size, **arguments)
+        return model, report.blocks
+
+    def narrow(width: tuple[int, ...]) -> "nn.Module":
+        return create(dataclasses.replace(config, model_options={**config.model_options, "width": width[0]}))
+
+    if "width" not in config.model_options:
+        raise ValueError(f"shrink by width is for a model with the option 'width', got {config.model_options}")
+    model = narrow(fit_width(narrow, [config.model_options["width"]], arguments["blocks"], hardware, multiple=1))
+    return model, dense_blocks(model, hardware.crossbar)
 
 
 def _mixed_bits(
