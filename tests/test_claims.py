@@ -257,6 +257,15 @@ class TestCommitted:
             for made in (*claim.checks, *claim.related):
                 assert (ROOT / made.configuration).is_file(), made.configuration
 
+    def test_records_of_training_belong_to_runs_of_the_configuration(self):
+        for made in (made for claim in load() for made in (*claim.checks, *claim.related)):
+            if made.configuration.endswith(".yaml"):
+                experiments = yaml.safe_load((ROOT / made.configuration).read_text(encoding="utf-8"))
+                for pattern in filter(None, (made.records, made.minus)):
+                    study, run = re.fullmatch(r"(.+)/(.+)-s\*\.json", pattern).groups()
+                    assert study == experiments["study"]
+                    assert run in experiments["runs"]
+
     def test_a_record_of_a_notebook_is_named_after_what_makes_it_again(self):
         """``epim run NAME --profile PROFILE``: no parameter has another value than the profile says."""
         for path in (ROOT / "data" / "results").rglob("*.json"):
