@@ -75,8 +75,7 @@ def copied_channels(spec: EpitomeSpec) -> int:
 
     As a proxy it says nothing of accuracy, but keeps a search from buying cheap layers with copies alone.
     """
-    sizes = [min(spec.block[0], spec.out_channels - start) for start in range(0, spec.out_channels, spec.block[0])]
-    return sum(size for o, (size, source) in enumerate(zip(sizes, spec.plan().source, strict=True)) if source != o)
+    return spec.out_channels - spec.plan().own_channels
 
 
 @dataclass(frozen=True)
