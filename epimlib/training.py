@@ -65,7 +65,8 @@ def train(
 
     Raises:
         FileNotFoundError: if the start or the images are missing.
-        ValueError: if the folder holds another run, or the configuration does not fit the network.
+        ValueError: if the folder holds another run, the configuration does not fit the network, or TensorBoard is
+            wanted and not installed.
         RunError: if the loss is no longer finite.
     """
     folder = Path(folder)
@@ -76,11 +77,7 @@ def train(
     place = _place(device)
     trainer = _Trainer(config, folder, start, place)
     history = trainer.resume()
-    writer = None
-    if tensorboard and place.rank == 0:
-        from torch.utils.tensorboard import SummaryWriter
-
-        writer = SummaryWriter(folder)
+    writer = _writer(folder) if tensorboard and place.rank == 0 else None
     record = RunRecord.of("train", config.to_dict(), datetime.now(UTC))
     bar = tqdm(initial=len(history), total=config.epochs, desc=folder.name, disable=not progress or place.rank > 0)
     with bar:
@@ -396,6 +393,14 @@ def _place(device: str) -> SimpleNamespace:
         world=found["world_size"],
         distributed=found["distributed"],
     )
+
+
+def _writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError("events for TensorBoard need it: pip install tensorboard") from error
+    return SummaryWriter(folder)
 
 
 def _same(folder: Path, there: Mapping[str, Any], config: TrainConfig) -> None:

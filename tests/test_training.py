@@ -253,6 +253,23 @@ def test_two_processes_train_together(dense, tmp_path):
     assert table.loss[0] == pytest.approx(alone, rel=0.5)
 
 
+def test_events_for_tensorboard_hold_the_history(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(DENSE, tmp_path, progress=False, tensorboard=True)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    rows = list(csv.DictReader((tmp_path / "history.csv").read_text().splitlines()))
+    for name in ("train_loss", "accuracy", "loss"):
+        written = [event.value for event in events.Scalars(name)]
+        assert written == pytest.approx([float(row[name]) for row in rows])
+
+
+def test_without_tensorboard_its_events_are_refused_before_an_epoch(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ValueError, match=r"need it: pip install tensorboard"):
+        train(DENSE, tmp_path, progress=False, tensorboard=True)
+
+
 EXPERIMENTS = {
     "study": "tiny",
     "seeds": [0, 1],
