@@ -362,6 +362,16 @@ def test_every_run_of_the_committed_experiments_can_be_built(path):
         assert about["crossbars"] <= about["crossbars_dense"]
 
 
+@pytest.mark.parametrize("study", ["fashion-mnist", "cifar10"])
+def test_every_record_is_of_a_run_that_its_file_still_describes(study):
+    runs = {run.folder: run.config for run in read_experiments(ROOT / "data" / "experiments" / f"{study}.yaml")}
+    for path in (ROOT / "data" / "results" / study).glob("*.json"):
+        record = RunRecord.load(path)
+        assert TrainConfig.from_dict(record.parameters) == runs[path.stem], path
+        assert record.dirty is False
+        assert record.metrics["factor"] == record.metrics["crossbars_dense"] / record.metrics["crossbars"]
+
+
 def test_the_paper_s_experiment_runs_on_a_tiny_folder(tmp_path, monkeypatch):
     """ResNet-50, epitomes, 3 and 5 bits: the committed configuration, on images of 64 pixels and without a download."""
     rng = np.random.default_rng(0)
