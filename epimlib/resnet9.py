@@ -4,9 +4,14 @@ Eight 3x3 convolutions and a classifier, by D. Page ("How to train your ResNet",
 and registered with timm: ``timm.create_model("resnet9", width=16)``.
 """
 
-from timm.layers import ConvNormAct, SelectAdaptivePool2d
-from timm.models import register_model
 from torch import Tensor, nn
+
+from epimlib._torchvision import ensure_torchvision
+
+ensure_torchvision()
+
+from timm.layers import ConvNormAct, SelectAdaptivePool2d  # noqa: E402
+from timm.models import register_model  # noqa: E402
 
 
 class _Residual(nn.Module):

@@ -59,7 +59,7 @@ def train(
         tensorboard: whether to write events for TensorBoard too; it must be installed.
 
     Returns:
-        The record; its metrics are those of the last epoch, on the test images: ``accuracy`` [%] and ``loss``; then
+        The record. Its metrics are ``accuracy`` [%] and ``loss`` on the test images after the last epoch; then
         ``train_loss``, ``epochs``, ``parameters`` (weights and epitomes), ``crossbars``, ``crossbars_dense`` (the dense
         32-bit network on the same crossbars) and ``factor``, their ratio.
 
