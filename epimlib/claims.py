@@ -190,8 +190,8 @@ def _checks(what: str, part: str, data: Any) -> tuple[Check, ...]:
     return tuple(Check(**_keys(f"{part} of {what}", entry, Check)) for entry in entries)
 
 
-def load(path: str | Path = DATA / "claims.yaml") -> tuple[Claim, ...]:
-    """Return the claims of a YAML file.
+def load(path: str | Path | None = None) -> tuple[Claim, ...]:
+    """Return the claims of a YAML file; None is ``data/claims.yaml`` of the clone.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -199,7 +199,7 @@ def load(path: str | Path = DATA / "claims.yaml") -> tuple[Claim, ...]:
     """
     import yaml
 
-    path = Path(path)
+    path = DATA / "claims.yaml" if path is None else Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no claims at {path}")
     try:
@@ -268,14 +268,18 @@ class Verdict:
         return " ".join(dict.fromkeys([*sentences, self.claim.why.get(self.status, "")])).strip()
 
 
-def check(claims: Iterable[Claim], folder: str | Path = DATA / "results") -> list[Verdict]:
+def check(claims: Iterable[Claim], folder: str | Path | None = None) -> list[Verdict]:
     """Confront claims with the run records in a folder; a folder that does not exist holds none.
+
+    Args:
+        claims: of `load`.
+        folder: of records; None is ``data/results`` of the clone.
 
     Raises:
         ValueError: if a record that a check reads is malformed, was run with other parameters than the check needs, or
             lacks the metric.
     """
-    folder = Path(folder)
+    folder = DATA / "results" if folder is None else Path(folder)
     return [
         Verdict(claim, *(tuple(c.find(folder) for c in part) for part in (claim.checks, claim.related)))
         for claim in claims

@@ -372,6 +372,7 @@ def test_every_record_is_of_a_run_that_its_file_still_describes(study):
         assert record.metrics["factor"] == record.metrics["crossbars_dense"] / record.metrics["crossbars"]
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # timm leaves images to the garbage collector
 def test_the_paper_s_experiment_runs_on_a_tiny_folder(tmp_path, monkeypatch):
     """ResNet-50, epitomes, 3 and 5 bits: the committed configuration, on images of 64 pixels and without a download."""
     rng = np.random.default_rng(0)
