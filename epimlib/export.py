@@ -6,14 +6,13 @@ checksum that ties the two together.
 """
 
 import hashlib
-import os
 from pathlib import Path
 
 import torch
 from safetensors.torch import load, save
 from torch import nn
 
-from epimlib._checks import keys, nearest, one_of, read_json, write_json
+from epimlib._checks import keys, nearest, one_of, read_json, write_bytes, write_json
 from epimlib.design import Design
 from epimlib.layers import epitomize
 from epimlib.quantize import QuantConfig, attach, integers, parametrization, quantized_layers, weight_name
@@ -38,7 +37,7 @@ def save_quantized(model: nn.Module, path: str | Path) -> None:
         narrow = torch.int8 if parametrization(module)[0].config.bits <= 8 else torch.int16
         state[_key(name, module)] = integers(module).to(narrow)
     data = save({key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()})
-    _write(path, data)
+    write_bytes(path, data)
     description = {
         "format": FORMAT,
         "sha256": hashlib.sha256(data).hexdigest(),
@@ -106,13 +105,3 @@ def _check(path: Path, state: dict[str, torch.Tensor], expected: dict[str, torch
             raise ValueError(
                 f"{path} is for another model: {key!r} has shape {given} in the file, {wanted} in the model"
             )
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -16,7 +16,6 @@ import csv
 import dataclasses
 import hashlib
 import io
-import os
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -31,7 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from epimlib import data as images_of
-from epimlib._checks import read_json, write_json, write_text
+from epimlib._checks import read_json, write_bytes, write_json, write_text
 from epimlib._torchvision import ensure_torchvision
 from epimlib.experiment import Network, TrainConfig, build
 from epimlib.runs import RECORD, RunError, RunRecord
@@ -192,7 +191,7 @@ class _Trainer:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         name = f"epoch-{epoch + 1:04d}.{hashlib.sha256(buffer.getvalue()).hexdigest()[:16]}.pt"
-        _write(self.folder / name, buffer.getvalue())
+        write_bytes(self.folder / name, buffer.getvalue())
         for old in sorted(self.folder.glob("epoch-*.pt"))[:-KEPT]:
             old.unlink()
         text = io.StringIO()
@@ -283,7 +282,7 @@ class _Trainer:
         if self.place.rank == 0:
             buffer = io.BytesIO()
             torch.save((self.ema.module if self.ema else self.network).state_dict(), buffer)
-            _write(self.folder / "weights.pt", buffer.getvalue())
+            write_bytes(self.folder / "weights.pt", buffer.getvalue())
             record.save(self.folder / RECORD)
             for checkpoint in self.folder.glob("epoch-*.pt"):
                 checkpoint.unlink()
@@ -421,12 +420,3 @@ def _weights(folder: Path) -> dict[str, Tensor]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

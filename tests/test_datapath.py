@@ -23,14 +23,7 @@ from epimlib.pim.events import Events, layer_events
 from epimlib.workload import Layer
 from epimlib.workload import trace as trace_workload
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tensors this small are faster without a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def hardware(**values):

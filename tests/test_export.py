@@ -18,13 +18,7 @@ DESIGN = {"0": EpitomeSpec(12, 6, (3, 3), (6, 3, 4, 4), wrap="full"), "5": Epito
 IMAGES = torch.randn(4, 6, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tensors are small here: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def dense(seed=0, classes=5):

@@ -16,14 +16,7 @@ from epimlib.layers import EpitomeConv2d, EpitomeLinear
 from epimlib.precision import assign_bits, bit_crossbars, front, hessian_traces, sensitivities
 from epimlib.quantize import QuantConfig, quantize, weight_quantizer
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tensors are small here: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def exact_traces(model, batches, loss, without=()):

@@ -29,14 +29,7 @@ from epimlib.pruning import (
 from epimlib.quantize import QuantConfig, calibrate, integer_weights, quantize
 from epimlib.workload import trace
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tensors are small here: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 quick = settings(max_examples=60)

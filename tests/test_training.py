@@ -43,13 +43,13 @@ QUANTIZED = dataclasses.replace(
 )
 
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 @pytest.fixture(autouse=True)
-def one_thread():
-    """Keep training on one thread, and torch as it was."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def any_algorithm():
+    """Leave torch as it was: training allows deterministic algorithms only."""
     yield
-    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
 
 
