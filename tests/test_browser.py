@@ -4,6 +4,7 @@ import shutil
 import threading
 from functools import cache
 from html.parser import HTMLParser
+from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
@@ -78,6 +79,14 @@ class Handler(SimpleHTTPRequestHandler):
     def log_message(self, *args):
         """Say nothing."""
 
+    def do_GET(self):
+        """Answer what a browser asks of any host on its own: the page that redirects to the book names no icon."""
+        if self.path == "/favicon.ico":
+            self.send_response(HTTPStatus.NO_CONTENT)
+            self.end_headers()
+        else:
+            super().do_GET()
+
 
 @pytest.fixture(scope="module")
 def site():
@@ -109,7 +118,7 @@ def tab(browser, site):
     context = browser.new_context()
     tab = context.new_page()
     tab.trouble = []
-    tab.on("console", lambda m: m.type == "error" and tab.trouble.append(f"console: {m.text}"))
+    tab.on("console", lambda m: m.type == "error" and tab.trouble.append(f"console: {m.text} ({m.location['url']})"))
     tab.on("pageerror", lambda error: tab.trouble.append(f"script: {error}"))
     tab.on("requestfailed", lambda r: tab.trouble.append(f"request failed: {r.url} ({r.failure})"))
     tab.on("response", lambda r: r.status >= 400 and tab.trouble.append(f"{r.status}: {r.url}"))
