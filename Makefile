@@ -29,7 +29,11 @@ INPUTS := $(shell find epimlib data constraints.txt -type f ! -name '*.pyc' ! -p
 _build/settings: _toc.yml _config.yml $(wildcard book/_ext/*)
 	rm -rf _build/html && mkdir -p _build && touch $@
 
+# Sphinx runs one notebook after another, so those that changed run before it, one for each processor core; one that
+# fails here fails again in the build, which then ends.
 book: $(VENV)/.installed .jupyter_cache/$(INPUTS) _build/settings
+	$(BIN)/jcache notebook -p .jupyter_cache add notebooks/*.ipynb notebooks/solutions/*.ipynb >/dev/null
+	OMP_NUM_THREADS=1 $(BIN)/jcache project -p .jupyter_cache execute --executor local-parallel --timeout 300
 	$(BIN)/jupyter-book build . -W -n --keep-going
 	@echo "The book is _build/html/index.html; make serve shows it in a browser."
 
