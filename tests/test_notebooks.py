@@ -1,5 +1,6 @@
 """The committed notebooks, the script that refreshes their outputs, and the page of their parameters."""
 
+import ast
 import importlib.util
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import nbformat
 import pytest
 from nbformat import v4
 
+from epimlib.parameters import resolve
 from epimlib.runs import Notebook
 from tests.test_runs import CELL, write
 
@@ -38,6 +40,15 @@ class TestCommitted:
 
     def test_it_holds_nothing_of_who_executed_it(self, path):
         assert refresh.text(refresh.strip(nbformat.read(path, as_version=4))) == path.read_text(encoding="utf-8")
+
+    def test_conditions_on_parameters_hold_for_the_defaults(self, path):
+        """They guard checks of results; a guard that is out of date would never let its check run."""
+        values = resolve(Notebook.load(path).parameters, {})
+        code = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+        for node in (node for source in code for node in ast.walk(ast.parse(source))):
+            names = {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
+            if isinstance(node, ast.Compare) and isinstance(node.left, ast.Tuple) and names <= set(values):
+                assert eval(ast.unparse(node), {}, values), ast.unparse(node)
 
 
 class TestRefresh:
