@@ -84,6 +84,19 @@ def read_json(path: str | Path, what: str) -> Any:
         raise ValueError(f"{path} is not a readable {what}: {error}") from error
 
 
+def read_yaml(path: str | Path, what: str) -> Any:
+    """Return the content of a YAML file, or raise as `read_json` does."""
+    import yaml
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no {what} at {path}")
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} is not a readable {what}: {' '.join(str(error).split())}") from error
+
+
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Write a file whole or not at all: a temporary neighbour is renamed into place."""
     path = Path(path)

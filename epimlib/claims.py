@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from epimlib._checks import keys, nearest, one_of, positive
+from epimlib._checks import keys, nearest, one_of, positive, read_yaml
 from epimlib.runs import RunRecord
 
 if TYPE_CHECKING:
@@ -197,15 +197,8 @@ def load(path: str | Path | None = None) -> tuple[Claim, ...]:
         FileNotFoundError: if there is none.
         ValueError: if it is not YAML, a key is unknown or missing, a value is not allowed, or two claims have one name.
     """
-    import yaml
-
     path = DATA / "claims.yaml" if path is None else Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no claims at {path}")
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    data = read_yaml(path, "file of claims")
     entries = keys("a file of claims", data, ["claims"])["claims"]
     if not isinstance(entries, list):
         raise ValueError(f"claims of {path} must be a list, got {entries!r}")

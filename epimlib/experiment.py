@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from epimlib._checks import keys, nearest, one_of, positive, read_json
+from epimlib._checks import keys, nearest, one_of, positive, read_json, read_yaml
 from epimlib.data import DATASETS
 from epimlib.design import Design
 from epimlib.pim.hardware import Hardware
@@ -182,15 +182,7 @@ def read_experiments(path: str | Path, runs: Iterable[str] = (), seeds: Iterable
         FileNotFoundError: if there is no such file.
         ValueError, TypeError: if it is no valid file of experiments, or lacks a run that is wanted.
     """
-    import yaml
-
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file of experiments at {path}")
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} is not readable YAML: {error}") from error
+    data = read_yaml(path, "file of experiments")
     keys(f"{path}", data, ["study", "seeds", "base", "runs"])
     wanted = list(runs) or list(data["runs"])
     for name in wanted:

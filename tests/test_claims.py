@@ -202,7 +202,7 @@ class TestLoad:
     @pytest.mark.parametrize(
         ("data", "message"),
         [
-            ("a: [", "is not YAML"),
+            ("a: [", "is not a readable file of claims"),
             ({"claim": []}, "unknown key 'claim' in a file of claims"),
             ({"claims": {}}, "must be a list"),
             ({"claims": ["a"]}, "a claim must be a mapping, got str"),
@@ -215,7 +215,7 @@ class TestLoad:
             load(self.write(tmp_path, data))
 
     def test_a_missing_file_is_named(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match="no claims at"):
+        with pytest.raises(FileNotFoundError, match="no file of claims at"):
             load(tmp_path / "claims.yaml")
 
 

@@ -321,7 +321,7 @@ def test_requests_for_what_is_not_there(tmp_path, capsys):
     assert "no file of experiments at" in capsys.readouterr().err
     (tmp_path / "no.yaml").write_text("study: [")
     assert cli.main(["train", str(tmp_path / "no.yaml")]) == 2
-    assert "is not readable YAML" in capsys.readouterr().err
+    assert "is not a readable file of experiments" in capsys.readouterr().err
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(EXPERIMENTS))
     assert cli.main(["train", str(path), "--run", "epitom"]) == 2
