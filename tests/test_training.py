@@ -364,8 +364,6 @@ def test_every_run_of_the_committed_experiments_can_be_built(path):
 
 # Made while an untracked file lay beside the code, and being rerun: a name leaves this list with its clean record.
 RERUNNING = {
-    *(f"fashion-mnist/{name}-s0" for name in ("q9", "q7", "q5", "q4", "q35")),
-    *(f"fashion-mnist/q3-{name}-30-s2" for name in ("pim-prune", "channels", "low-rank")),
     *(f"cifar10/{name}-s0" for name in ("scratch-20", "q3-scratch-20", "q3-channels-30", "q3-direct")),
 }
 
