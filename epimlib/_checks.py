@@ -6,7 +6,7 @@ import json
 import operator
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -75,25 +75,23 @@ def keys(what: str, data: Any, required: Iterable[str], optional: Iterable[str] 
 
 def read_json(path: str | Path, what: str) -> Any:
     """Return the content of a JSON file; a missing, truncated or foreign file is one clear sentence."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no {what} at {path}")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a readable {what}: {error}") from error
+    return _read(path, what, json.loads, json.JSONDecodeError)
 
 
 def read_yaml(path: str | Path, what: str) -> Any:
     """Return the content of a YAML file, or raise as `read_json` does."""
     import yaml
 
+    return _read(path, what, yaml.safe_load, yaml.YAMLError)
+
+
+def _read(path: str | Path, what: str, parse: Callable[[str], Any], damaged: type[Exception]) -> Any:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no {what} at {path}")
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        return parse(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, damaged) as error:
         raise ValueError(f"{path} is not a readable {what}: {' '.join(str(error).split())}") from error
 
 
