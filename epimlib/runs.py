@@ -29,6 +29,7 @@ __all__ = [
     "execute",
     "find_notebook",
     "notebooks",
+    "over_seeds",
     "report",
     "results",
 ]
@@ -260,8 +261,9 @@ def results(study: str, folder: str | Path | None = None) -> "pd.DataFrame":
         folder: that holds the studies; None is ``data/results`` of the clone.
 
     Returns:
-        Columns ``run`` and ``seed``, from the record's file name, ``<run>-s<seed>.json``, and its metrics; sorted by
-        run and seed. Without rows if there is no record yet.
+        Columns ``run`` and ``seed``, from the record's file name, ``<run>-s<seed>.json``, its metrics, and ``cost``,
+        how many points of accuracy it lies below the run ``dense`` of the same seed (nan where that has not ended);
+        sorted by run and seed. Without rows if there is no record yet.
 
     Raises:
         ValueError: if a file is no record, or its name is another one.
@@ -275,7 +277,30 @@ def results(study: str, folder: str | Path | None = None) -> "pd.DataFrame":
         if name is None:
             raise ValueError(f"the file of a record must be named <run>-s<seed>.json, got {path.name!r}")
         rows.append({"run": name[1], "seed": int(name[2]), **RunRecord.load(path).metrics})
-    return pd.DataFrame(rows, columns=None if rows else ["run", "seed"])
+    if not rows:
+        return pd.DataFrame(columns=["run", "seed"])
+    table = pd.DataFrame(rows)
+    dense = table[table["run"] == "dense"].set_index("seed")["accuracy"]
+    return table.assign(cost=table["seed"].map(dense) - table["accuracy"])
+
+
+def over_seeds(records: "pd.DataFrame", by: list[str]) -> "pd.DataFrame":
+    """Return one row for all seeds of a run, in the order in which the runs first appear.
+
+    Args:
+        records: rows of `results`, perhaps with more columns.
+        by: columns that tell runs apart, ``["run"]`` within a study.
+
+    Returns:
+        ``seeds``, their number; the means of ``accuracy``, ``cost``, ``crossbars`` and ``factor``; and ``spread``, the
+        largest accuracy of a seed minus the smallest [points], nan for a single seed.
+    """
+    groups = records.groupby(by, sort=False)
+    table = groups[["accuracy", "cost", "crossbars", "factor"]].mean()
+    seeds, spread = groups["accuracy"].count(), groups["accuracy"].max() - groups["accuracy"].min()
+    return table.assign(seeds=seeds, spread=spread.where(seeds > 1))[
+        ["seeds", "accuracy", "spread", "cost", "crossbars", "factor"]
+    ]
 
 
 class RunError(RuntimeError):

@@ -1,6 +1,8 @@
 """Parameters, run records and runs: what a notebook declares is what a reader can set, and what a record says."""
 
+import dataclasses
 import json
+import math
 import os
 import re
 import shutil
@@ -373,6 +375,37 @@ RECORD = RunRecord(
     seconds=1.5,
     metrics={"crossbars": 400, "share": 0.5, "name": "a"},
 )
+
+
+class TestResults:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        ended = {"dense-s0": 90.0, "dense-s1": 91.0, "small-s0": 87.0, "small-s2": 89.0, "other-s1": 90.5}
+        for name, accuracy in ended.items():
+            crossbars = 30 if name == "small-s2" else 20
+            metrics = {"accuracy": accuracy, "crossbars": crossbars, "factor": 600 / crossbars}
+            dataclasses.replace(RECORD, metrics=metrics).save(tmp_path / "study" / f"{name}.json")
+        return tmp_path
+
+    def test_cost_is_that_against_dense_of_the_same_seed(self, folder):
+        records = runs.results("study", folder).set_index(["run", "seed"])
+        assert list(records.index) == [("dense", 0), ("dense", 1), ("other", 1), ("small", 0), ("small", 2)]
+        assert records["cost"].tolist() == pytest.approx([0, 0, 0.5, 3, math.nan], nan_ok=True)
+
+    def test_seeds_of_a_run_become_one_row(self, folder):
+        rows = runs.over_seeds(runs.results("study", folder), ["run"])
+        assert list(rows.columns) == ["seeds", "accuracy", "spread", "cost", "crossbars", "factor"]
+        assert rows.loc["dense"].tolist() == [2, 90.5, 1, 0, 20, 30]
+        assert rows.loc["other"].tolist() == pytest.approx([1, 90.5, math.nan, 0.5, 20, 30], nan_ok=True)
+        assert rows.loc["small"].tolist() == [2, 88, 2, 3, 25, 25]  # seed 2 has no dense run
+
+    def test_no_record_yet_is_no_row(self, tmp_path):
+        assert runs.results("study", tmp_path).empty
+
+    def test_the_name_of_a_file_must_tell_run_and_seed(self, folder):
+        (folder / "study" / "small.json").write_text("{}")
+        with pytest.raises(ValueError, match="must be named <run>-s<seed>.json, got 'small.json'"):
+            runs.results("study", folder)
 
 
 class TestRecord:
