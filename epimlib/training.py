@@ -16,6 +16,7 @@ import csv
 import dataclasses
 import hashlib
 import io
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -78,6 +79,8 @@ def train(
     history = trainer.resume()
     writer = _writer(folder) if tensorboard and place.rank == 0 else None
     record = RunRecord.of("train", config.to_dict(), datetime.now(UTC))
+    if record.dirty and progress and place.rank == 0:
+        tqdm.write(f"files differ from commit {record.commit[:7]}, and the record will say so", file=sys.stderr)
     bar = tqdm(initial=len(history), total=config.epochs, desc=folder.name, disable=not progress or place.rank > 0)
     with bar:
         for epoch in range(len(history), config.epochs):

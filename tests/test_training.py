@@ -253,6 +253,13 @@ def test_two_processes_train_together(dense, tmp_path):
     assert table.loss[0] == pytest.approx(alone, rel=0.5)
 
 
+@pytest.mark.parametrize("dirty", [True, False])
+def test_a_tree_with_changes_is_named_before_the_hours_are_spent(tmp_path, monkeypatch, capsys, dirty):
+    monkeypatch.setattr("epimlib.runs._git_state", lambda folder: ("0123456789", dirty))
+    assert train(dataclasses.replace(DENSE, epochs=0), tmp_path).dirty is dirty
+    assert ("files differ from commit 0123456, and the record will say so" in capsys.readouterr().err) is dirty
+
+
 def test_events_for_tensorboard_hold_the_history(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
