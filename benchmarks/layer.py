@@ -60,9 +60,9 @@ def step(module: nn.Module, x: torch.Tensor) -> Callable[[], None]:
     grad = torch.randn_like(module(x))
 
     def run() -> None:
-        module.zero_grad()
-        x.grad = None
         module(x).backward(grad)
+        module.zero_grad()  # afterwards, so that what a step holds includes them
+        x.grad = None
 
     return run
 
