@@ -1,0 +1,80 @@
+"""A problem of seconds: what the chapters that train a small network of their own have in common.
+
+`epimlib.training` is for runs that are recorded, with configurations, checkpoints and augmentation. Here are only
+scikit-learn's digits, a plain network and a plain loop that trains any model.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from epimlib._checks import positive
+
+BATCH = 50
+"""Images of a step."""
+
+
+def digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return 1,200 images and their labels to train with, and the other 597 to test; always the same ones.
+
+    Images have the shape ``(N, 1, 8, 8)`` and values from 0 to 1, float32; labels are int64. These are more test images
+    than `epimlib.data.load` holds back: what the chapters look at are differences of few images.
+    """
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    order = np.random.default_rng(0).permutation(len(found.images))
+    images = torch.tensor(found.images[order], dtype=torch.float32)[:, None] / 16
+    labels = torch.tensor(found.target[order], dtype=torch.int64)
+    return (images[:1200], labels[:1200]), (images[1200:], labels[1200:])
+
+
+def network(stages: Iterable[tuple[int, int, int]], classes: int = 10) -> nn.Sequential:
+    """Return 3x3 convolutions, each with batch normalisation and ReLU, then mean pooling and a linear head.
+
+    Args:
+        stages: ``(in_channels, out_channels, stride)`` of each convolution.
+        classes: outputs of the head.
+
+    Returns:
+        Layers ``conv1``, ``norm1``, ``relu1``, ``conv2``, ... ``pool``, ``flat`` and ``head``, with new weights.
+    """
+    layers = []
+    for number, (inp, out, stride) in enumerate(stages, 1):
+        layers += [(f"conv{number}", nn.Conv2d(inp, out, 3, stride, 1, bias=False))]
+        layers += [(f"norm{number}", nn.BatchNorm2d(out)), (f"relu{number}", nn.ReLU())]
+    layers += [("pool", nn.AdaptiveAvgPool2d(1)), ("flat", nn.Flatten()), ("head", nn.Linear(out, classes))]
+    return nn.Sequential(OrderedDict(layers))
+
+
+def fit(model: nn.Module, images: Tensor, labels: Tensor, epochs: int, rate: float = 0.01) -> nn.Module:
+    """Train a model in place and return it, in eval mode: cross-entropy, Adam, one cycle of the learning rate.
+
+    Args:
+        model: any classifier.
+        images, labels: ``(N, ...)`` and ``(N,)``. Their order in each epoch is drawn from torch's own generator.
+        epochs: how often each image is seen.
+        rate: the largest learning rate of the cycle.
+    """
+    optimizer = torch.optim.Adam(model.train().parameters())
+    steps = positive("epochs", epochs) * math.ceil(len(images) / BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(images)).split(BATCH):
+            optimizer.zero_grad()
+            F.cross_entropy(model(images[batch]), labels[batch]).backward()
+            optimizer.step()
+            schedule.step()
+    return model.eval()
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Return the mean cross-entropy and the accuracy [%] of a model in the mode in which it is."""
+    logits = model(images)
+    return F.cross_entropy(logits, labels).item(), 100 * (logits.argmax(1) == labels).float().mean().item()
