@@ -141,9 +141,10 @@ def networks(runs: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names).set_index("ResNet-50")
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=15, help="timed calls of each of a pair")
+def main(description: str, networks: Callable[[int], pd.DataFrame], layers: Callable[[int], pd.DataFrame]) -> None:
+    """Read the command line and print both tables; each function gets the number of timed pairs."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--runs", type=int, default=15, help="timed pairs of layers; networks get a third")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", choices=["layers", "networks"])
     arguments = parser.parse_args()
@@ -155,3 +156,7 @@ if __name__ == "__main__":
         print(networks(max(3, arguments.runs // 3)).to_string(), "\n")
     if arguments.only != "networks":
         print(layers(arguments.runs).to_string())
+
+
+if __name__ == "__main__":
+    main(__doc__, networks, layers)
