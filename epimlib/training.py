@@ -123,6 +123,8 @@ class _Trainer:
 
         self.config, self.folder, self.place = config, folder, place
         torch.use_deterministic_algorithms(config.deterministic)
+        # Deterministic mode would also fill every new tensor, a tenth of a step; no operation reads before it writes.
+        torch.utils.deterministic.fill_uninitialized_memory = False
         self.images = _Images(config, place)
         network = self._build(start)
         self.about = network.about

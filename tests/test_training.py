@@ -51,6 +51,7 @@ def any_algorithm():
     """Leave torch as it was: training allows deterministic algorithms only."""
     yield
     torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = True
 
 
 @pytest.fixture(scope="module")
