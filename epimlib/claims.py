@@ -58,7 +58,8 @@ class Check:
     tolerance: float = 0.0
     """Absolute; it widens what passes."""
     minus: str = ""
-    """Pattern of further records, whose mean of the same metric is subtracted."""
+    """Pattern of further records, whose mean of the same metric is subtracted; both means are over the seeds that
+    both have."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """Parameters with which every one of ``records`` must have been run."""
 
@@ -96,13 +97,15 @@ class Check:
         parts = [self._numbers(folder, self.records, self.parameters)]
         if self.minus:
             parts.append(self._numbers(folder, self.minus, {}))
+            shared = set.intersection(*({seed for seed, _ in part.values()} for part in parts))
+            parts = [{file: own for file, own in part.items() if own[0] in shared} for part in parts]
         if not all(parts):
             return Finding(self, None, ())
-        mean, *subtracted = (statistics.fmean(part.values()) for part in parts)
+        mean, *subtracted = (statistics.fmean(value for _, value in part.values()) for part in parts)
         return Finding(self, mean - sum(subtracted), tuple(file for part in parts for file in part))
 
-    def _numbers(self, folder: Path, pattern: str, parameters: Mapping[str, Any]) -> dict[str, float]:
-        """Return the metric of every record, by file."""
+    def _numbers(self, folder: Path, pattern: str, parameters: Mapping[str, Any]) -> dict[str, tuple[Any, float]]:
+        """Return seed and metric of every record, by file; a record without a seed has None."""
         numbers = {}
         for path in sorted(folder.glob(pattern)):
             record = RunRecord.load(path)
@@ -113,7 +116,7 @@ class Check:
             value = record.metrics.get(self.metric)
             if not _is_number(value):
                 raise ValueError(f"{path} has no number {self.metric!r}; {nearest(self.metric, record.metrics)}")
-            numbers[path.relative_to(folder).as_posix()] = value
+            numbers[path.relative_to(folder).as_posix()] = record.parameters.get("seed"), value
         return numbers
 
 

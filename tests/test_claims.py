@@ -111,8 +111,18 @@ class TestFinding:
         assert found.findings[0].records == ("c/e-s0.json", "c/e-s1.json", "c/d-s0.json", "c/d-s1.json")
         assert found.status == "reproduced"
 
+    def test_a_difference_is_over_the_seeds_that_both_have(self, tmp_path):
+        accuracies = {("e", 0): 90.0, ("e", 2): 93.0, ("d", 0): 92.0, ("d", 1): 70.0, ("d", 2): 94.0}
+        for (name, seed), accuracy in accuracies.items():
+            record(tmp_path, f"c/{name}-s{seed}.json", {"seed": seed}, accuracy=accuracy)
+        found = verdict(tmp_path, **with_check(metric="accuracy", records="c/e-*.json", minus="c/d-*.json"))
+        assert found.findings[0].value == pytest.approx(-1.5)
+        assert found.findings[0].records == ("c/e-s0.json", "c/e-s2.json", "c/d-s0.json", "c/d-s2.json")
+
     def test_a_difference_needs_both(self, tmp_path):
-        record(tmp_path, "headline/quick.json", factor=40)
+        record(tmp_path, "headline/quick.json", {"seed": 0}, factor=40)
+        assert verdict(tmp_path, **with_check(minus="other/*.json")).status == "not run"
+        record(tmp_path, "other/a-s1.json", {"seed": 1}, factor=40)
         assert verdict(tmp_path, **with_check(minus="other/*.json")).status == "not run"
 
     @pytest.mark.parametrize(
