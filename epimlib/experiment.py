@@ -54,8 +54,9 @@ class TrainConfig:
     start: str | None = None
     """The run whose weights are the start: a run of the dense network, or of the one that ``design`` or ``shrink`` make
     of it. None: from scratch."""
-    design: Mapping[str, Any] | str | None = None
-    """Arguments of `Design.uniform` and ``dense``, a list of layers to leave as they are; or a file of a design."""
+    design: Mapping[str, Any] | None = None
+    """Arguments of `Design.uniform` and ``dense``, a list of layers to leave as they are; or a design as plain data
+    (`Design.to_dict`). A file of experiments may name a JSON file of one, beside it."""
     shrink: Mapping[str, Any] | None = None
     """``method`` and ``blocks`` of `epimlib.pruning.shrink`, or the method ``width``: the same network with fewer
     channels, for models with that option. What other methods keep depends on the weights of ``start``, a dense run."""
@@ -108,7 +109,7 @@ class TrainConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
                 raise ValueError(f"{name} must be a number from 0 to {most}, got {value!r}")
-        for name in ("model_options", "shrink", "quantize", "layer_bits", "mixed", "hardware_options"):
+        for name in ("model_options", "design", "shrink", "quantize", "layer_bits", "mixed", "hardware_options"):
             if not isinstance(getattr(self, name), Mapping | None):
                 raise TypeError(f"{name} must be a mapping, got {getattr(self, name)!r}")
         if self.shrink is not None and self.mixed is not None:
@@ -179,7 +180,7 @@ def read_experiments(path: str | Path, runs: Iterable[str] = (), seeds: Iterable
         seeds: in place of the file's.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if there is no such file, or no file of a design that it names.
         ValueError, TypeError: if it is no valid file of experiments, or lacks a run that is wanted.
     """
     data = read_yaml(path, "file of experiments")
@@ -194,6 +195,8 @@ def read_experiments(path: str | Path, runs: Iterable[str] = (), seeds: Iterable
         for seed in list(seeds) or own.get("seeds", data["seeds"]):
             values = {**data["base"], **own, "seed": seed}
             values.pop("seeds", None)
+            if isinstance(values.get("design"), str):
+                values["design"] = read_json(Path(path).parent / values["design"], "design")
             try:
                 found.append(Run(data["study"], name, TrainConfig.from_dict(values)))
             except (TypeError, ValueError) as error:
@@ -302,8 +305,8 @@ def _options(config: TrainConfig, hardware: Hardware) -> dict[str, Any]:
 def _design(config: TrainConfig, workload: Workload) -> Design:
     if config.design is None:
         return Design()
-    if isinstance(config.design, str):
-        return Design.from_dict(read_json(config.design, "design")).check(workload)
+    if "layers" in config.design:
+        return Design.from_dict(config.design).check(workload)
     names = ["rows", "cols", "wrap", "family", "dense"]
     arguments = dict(keys("design of a training configuration", config.design, names[:2], names[2:]))
     dense = arguments.pop("dense", [])

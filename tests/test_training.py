@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ from epimlib import cli, training
 from epimlib.design import Design
 from epimlib.experiment import TrainConfig, build, create, read_experiments
 from epimlib.pim.mapping import map_crossbars
+from epimlib.plan import EpitomeSpec
 from epimlib.runs import RunError, RunRecord, results
 from epimlib.training import load_trained, train
 from epimlib.workload import trace
@@ -322,6 +324,23 @@ def test_a_wrong_file_of_experiments_is_one_sentence(tmp_path, capsys, change, s
     err = capsys.readouterr().err
     assert sentence in err
     assert err.count("\n") == 1
+
+
+def test_a_file_of_experiments_may_name_the_file_of_a_design(tmp_path, capsys):
+    spec = EpitomeSpec(32, 16, (3, 3), (16, 8, 4, 4), (8, 8))
+    path, file = tmp_path / "tiny.yaml", tmp_path / "finer.json"
+    path.write_text(yaml.safe_dump({**EXPERIMENTS, "runs": {"finer": {"design": "finer.json"}}}))
+    assert cli.main(["train", str(path)]) == 2
+    assert capsys.readouterr().err == f"epim: no design at {file}\n"
+    file.write_text(json.dumps(Design({"conv3.conv": spec}).to_dict()))
+    config = read_experiments(path)[0].config
+    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config  # a record needs no further file
+    network = build(config)
+    assert network.model.conv3.conv.spec == spec
+    assert Design.from_dict(network.about["design"]) == Design({"conv3.conv": spec})
+    file.write_text(json.dumps(Design({"conv9.conv": spec}).to_dict()))
+    with pytest.raises(ValueError, match="design names layer 'conv9.conv', which"):
+        build(read_experiments(path)[0].config)
 
 
 def test_requests_for_what_is_not_there(tmp_path, capsys):
