@@ -257,17 +257,22 @@ class Plan:
         start = self._assignment[1][:, 0].tolist()  # rows that start alike are alike
         return tuple(seen.setdefault(position, o) for o, position in enumerate(start))
 
+    @property
+    def _first(self) -> tuple[np.ndarray, np.ndarray]:
+        """Flat index of the first element that an output block samples for each input, ``(n_out, C_in)``; strides."""
+        spec = self.spec
+        strides = np.cumprod([1, *spec.epitome[:0:-1]])[::-1]
+        first = (self.offsets @ strides)[:, :, None] + np.arange(spec.block[1]) * strides[1]
+        return first.reshape(spec.grid[0], -1)[:, : spec.in_channels], strides  # the last block may be short
+
     @cached_property
     def index(self) -> np.ndarray:
         spec = self.spec
-        strides = np.cumprod([1, *spec.epitome[:0:-1]])[::-1]
-        n_out, n_in = spec.grid
+        first, strides = self._first
         kernel = np.arange(spec.kernel_size[0])[:, None] * strides[2] + np.arange(spec.kernel_size[1])
-        inp = (self.offsets @ strides)[:, :, None] + np.arange(spec.block[1]) * strides[1]
-        inp = inp.reshape(n_out, n_in * spec.block[1])[:, : spec.in_channels]  # the last block may be short
-        inp = inp[:, None, :, None, None] + kernel
+        inp = first[:, None, :, None, None] + kernel
         index = inp + np.arange(spec.block[0])[:, None, None, None] * strides[0]
-        return index.reshape(n_out * spec.block[0], *spec.shape[1:])[: spec.out_channels]
+        return index.reshape(spec.grid[0] * spec.block[0], *spec.shape[1:])[: spec.out_channels]
 
     @cached_property
     def usage(self) -> np.ndarray:
@@ -308,6 +313,14 @@ class Plan:
         spec = self.spec
         starts = (o * spec.block[0] for o in set(self.source))
         return sum(min(spec.block[0], spec.out_channels - start) for start in starts)
+
+    @property
+    def own_inputs(self) -> int:
+        """Input channels that are told apart: of several that meet equal weights for every output, one is counted.
+
+        The layer depends on the sum of such inputs alone, whether or not the datapath adds them first (folding).
+        """
+        return np.unique(self._first[0], axis=1).shape[1]
 
     @property
     def distinct(self) -> int:

@@ -253,6 +253,25 @@ def test_own_channels_are_the_different_filters_where_blocks_are_as_large_as_the
 
 
 @given(specs())
+@example(EpitomeSpec(128, 128, (3, 3), (128, 18, 4, 4)))  # 8 blocks of inputs, 4 places: 0 and 4 are added, and so on
+@example(EpitomeSpec(4, 8, (3, 3), (4, 6, 3, 3), (4, 3)))  # places along the channels: 0..2, 3..5 and once more
+def test_own_inputs_are_the_inputs_that_the_outputs_tell_apart(spec):
+    plan = spec.plan()
+    elements = {}
+    for (_, channel, *_), sources in sorted(samples_by_hand(plan).items()):
+        elements.setdefault(channel, []).extend(sources)
+    assert plan.own_inputs == len({tuple(sources) for sources in elements.values()})
+
+
+def test_own_inputs_by_hand():
+    """A window of 4 x 4 has four places for a 3 x 3 patch; inputs four blocks apart are added."""
+    assert EpitomeSpec(128, 128, (3, 3), (128, 18, 4, 4)).plan().own_inputs == 4 * 18
+    assert EpitomeSpec(128, 128, (3, 3), (64, 38, 4, 4)).plan().own_inputs == 128
+    assert EpitomeSpec.dense(5, 7, 3).plan().own_inputs == 7
+    assert EpitomeSpec(4, 6, (1, 1), (4, 2, 1, 1)).plan().own_inputs == 2  # one place
+
+
+@given(specs())
 def test_folding_leaves_one_round_for_each_distinct_patch_of_an_output_block(spec):
     plan = spec.plan()
     rows = {}
