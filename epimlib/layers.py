@@ -34,8 +34,7 @@ class _EpitomeLayer(nn.Module):
         kept = sorted(set(plan.source))
         # Output blocks in the order in which they are copied out of the computed ones.
         self._blocks = [kept.index(o) for o in plan.source] if len(kept) < len(plan.source) else None
-        # After this many input channels the patches repeat; all of them if they never do.
-        self._period = min(plan.distinct, spec.grid[1]) * spec.block[1]
+        self._period = plan.period
         rows = [c for o in kept for c in plan.patches[o * spec.grid[1]].out]
         index = torch.from_numpy(plan.index[rows, : self._period])
         self._kernel_shape = index.shape

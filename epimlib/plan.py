@@ -233,7 +233,10 @@ class Plan:
         Successive blocks of a row take successive positions. The short block that may end a row takes the
         position with which the next row starts, so that no position is left to a short block alone. When the
         positions run out the next row starts over, shifted by one after each full cycle: two rows are then equal
-        only if there are more rows than positions.
+        only if there are more rows than positions; otherwise they differ in every block. When the positions run out
+        within a row they start over, in the row of the first position where they began, in the other rows one place
+        further than before: so blocks that share a patch in one row have different ones in another, and their
+        inputs are told apart, at no cost.
         """
         spec = self.spec
         n_out, n_in = spec.grid
@@ -243,7 +246,9 @@ class Plan:
         count = len(positions)
         first = np.arange(groups, dtype=np.int64) * full
         first += first // math.lcm(full, count)
-        rows = (first[:, None] + np.arange(n_in)) % count
+        start, block = first[:, None] % count, np.arange(n_in)
+        begin = np.where(start > 0, 1 + (start - 1 + block // count) % max(count - 1, 1), 0)
+        rows = (begin + block) % count
         return positions, rows[np.arange(n_out) // spec.wrap]
 
     @cached_property
@@ -321,6 +326,15 @@ class Plan:
         The layer depends on the sum of such inputs alone, whether or not the datapath adds them first (folding).
         """
         return np.unique(self._first[0], axis=1).shape[1]
+
+    @property
+    def period(self) -> int:
+        """Input channels after which the patches repeat in every output block; ``C_in`` if they never do."""
+        rows, count = self._assignment[1], self.distinct
+        for blocks in range(count, self.spec.grid[1], count):
+            if np.array_equal(rows[:, blocks:], rows[:, :-blocks]):
+                return blocks * self.spec.block[1]
+        return self.spec.in_channels
 
     @property
     def distinct(self) -> int:

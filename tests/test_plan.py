@@ -263,12 +263,40 @@ def test_own_inputs_are_the_inputs_that_the_outputs_tell_apart(spec):
     assert plan.own_inputs == len({tuple(sources) for sources in elements.values()})
 
 
+@given(specs(whole_blocks=True))
+def test_inputs_that_share_a_patch_in_one_row_of_blocks_do_not_in_another(spec):
+    """Two rows can tell apart as many blocks as there are pairs of different places."""
+    plan, places = spec.plan(), math.prod(admissible(spec))
+    rows = {tuple(row) for row in plan.offsets.reshape(spec.grid[0], -1).tolist()}
+    if len(rows) > 1 and spec.grid[1] <= places * (places - 1):
+        assert plan.own_inputs == spec.in_channels
+
+
+@given(specs())
+def test_rows_of_blocks_are_equal_or_differ_in_every_block(spec):
+    for row, other in product(spec.plan().offsets.tolist(), repeat=2):
+        same = [patch == another for patch, another in zip(row, other, strict=True)]
+        assert all(same) or not any(same)
+
+
 def test_own_inputs_by_hand():
     """A window of 4 x 4 has four places for a 3 x 3 patch; inputs four blocks apart are added."""
     assert EpitomeSpec(128, 128, (3, 3), (128, 18, 4, 4)).plan().own_inputs == 4 * 18
     assert EpitomeSpec(128, 128, (3, 3), (64, 38, 4, 4)).plan().own_inputs == 128
+    assert EpitomeSpec(128, 128, (3, 3), (64, 18, 4, 4)).plan().own_inputs == 128  # a second row of blocks
+    assert EpitomeSpec(128, 128, (3, 3), (64, 18, 4, 4), wrap="full").plan().own_inputs == 4 * 18  # that is a copy
     assert EpitomeSpec.dense(5, 7, 3).plan().own_inputs == 7
     assert EpitomeSpec(4, 6, (1, 1), (4, 2, 1, 1)).plan().own_inputs == 2  # one place
+
+
+@given(specs())
+@example(EpitomeSpec(8, 16, (3, 3), (4, 1, 4, 4)))  # 16 blocks, four places: after twelve blocks the second row repeats
+def test_the_period_is_the_least_shift_of_whole_blocks_that_changes_nothing(spec):
+    plan = spec.plan()
+    weight, step = plan.index, spec.block[1]
+    shifts = [s for s in range(step, spec.in_channels, step) if np.array_equal(weight[:, s:], weight[:, :-s])]
+    full = [s for s in shifts if s % (plan.distinct * step) == 0]  # others are chance, at the end of a row
+    assert plan.period == min(full, default=spec.in_channels)
 
 
 @given(specs())
@@ -431,7 +459,8 @@ def test_without_wrapping_the_rows_start_at_different_corners():
     assert (plan.applications, plan.rounds, plan.distinct, plan.folded_rounds) == (16, 16, 4, 8)
     corners = [(0, 0, 0, 0), (0, 0, 0, 1), (0, 0, 1, 0), (0, 0, 1, 1)]
     assert [patch.offset for patch in plan.patches[:8]] == 2 * corners
-    assert [patch.offset for patch in plan.patches[8:]] == 2 * (corners[1:] + corners[:1])
+    assert [patch.offset for patch in plan.patches[8:12]] == corners[1:] + corners[:1]
+    assert [patch.offset for patch in plan.patches[12:]] == corners[2:] + corners[:2]  # inputs 256 apart are told apart
     assert [patch.copy_of for patch in plan.patches] == [None] * 16
 
 
