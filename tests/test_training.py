@@ -389,10 +389,13 @@ def test_every_run_of_the_committed_experiments_can_be_built(path):
         assert about["crossbars"] <= about["crossbars_dense"]
 
 
-@pytest.mark.parametrize("study", ["fashion-mnist", "cifar10"])
-def test_every_record_is_of_a_run_that_its_file_still_describes(study):
+@pytest.mark.parametrize(
+    ("folder", "study"),
+    [("fashion-mnist", "fashion-mnist"), ("cifar10", "cifar10"), ("cifar10-intel", "cifar10")],
+)
+def test_every_record_is_of_a_run_that_its_file_still_describes(folder, study):
     runs = {run.folder: run.config for run in read_experiments(ROOT / "data" / "experiments" / f"{study}.yaml")}
-    for path in (ROOT / "data" / "results" / study).glob("*.json"):
+    for path in (ROOT / "data" / "results" / folder).glob("*.json"):
         record = RunRecord.load(path)
         assert TrainConfig.from_dict(record.parameters) == runs[path.stem], path
         assert record.dirty is False, path
