@@ -2,7 +2,8 @@
 
 Every 3x3 and 1x1 shape of ResNet-50 that a 1024x256 (unwrapped) or 256x256 (fully wrapped) epitome makes smaller is
 timed at batch 8 in float32, and whole networks. *Peak memory* is the peak of the tensors allocated during a step over
-that of the dense layer, from torch's own profiler. Where a plan *folds*, repeated patches are multiplied once.
+that of the dense layer, from torch's own profiler. Where a plan *folds*, inputs that every output adds are multiplied
+once.
 """
 
 import argparse
@@ -92,7 +93,7 @@ def layers(runs: int) -> pd.DataFrame:
                 cols=256,
                 wrap=wrap,
             )
-            folds = spec.plan().folded_rounds < spec.plan().rounds
+            folds = spec.plan().period < spec.in_channels
             if spec.compression == 1 or (wrap == "full" and spec.wrap == 1):
                 continue
             options = {"stride": layer.stride, "padding": layer.padding, "bias": False}
