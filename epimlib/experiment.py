@@ -11,6 +11,7 @@ A file of experiments is YAML. Its ``runs`` differ from its ``base`` in the keys
 """
 
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from epimlib.data import DATASETS
 from epimlib.design import Design
 from epimlib.pim.hardware import Hardware
 from epimlib.pim.mapping import bit_slices, map_crossbars
-from epimlib.workload import Workload
+from epimlib.workload import Workload, trace
 
 if TYPE_CHECKING:
     import torch
@@ -246,13 +247,12 @@ def build(
 
     from epimlib.layers import epitomize
     from epimlib.quantize import QuantConfig, quantizable, quantize
-    from epimlib.workload import trace
 
     dense, hardware = create(config), config.on_hardware()
     from_dense = start is not None and _shapes(start) == _shapes(dense.state_dict())
     if from_dense:
         _load(dense, start, config)
-    workload = trace(dense, config.input_size)
+    workload = _workload(config, dense)
     reference = map_crossbars(workload, hardware, bits=DENSE_BITS).crossbars
     design, blocks = Design(), None
     if config.shrink is not None:
@@ -285,6 +285,17 @@ def build(
         "parameters": sum(p.numel() for p in model.parameters() if p.ndim > 1),
     }
     return Network(model, teacher, about)
+
+
+_workloads: dict[str, Workload] = {}
+
+
+def _workload(config: TrainConfig, dense: "nn.Module") -> Workload:
+    """Return the workload of the dense network, traced once for all runs that begin with it: that takes a second."""
+    key = json.dumps([config.model, config.model_options, config.data, config.input_size], sort_keys=True)
+    if key not in _workloads:
+        _workloads[key] = trace(dense, config.input_size)
+    return _workloads[key]
 
 
 def _shapes(state: "Mapping[str, torch.Tensor]") -> dict[str, tuple[int, ...]]:
