@@ -292,11 +292,13 @@ def over_seeds(records: "pd.DataFrame", by: list[str]) -> "pd.DataFrame":
         by: columns that tell runs apart, ``["run"]`` within a study.
 
     Returns:
-        ``seeds``, their number; the means of ``accuracy``, ``cost``, ``crossbars`` and ``factor``; and ``spread``, the
-        largest accuracy of a seed minus the smallest [points], nan for a single seed.
+        ``seeds``, their number; the means of ``accuracy``, ``cost`` (nan where a seed has no dense run), ``crossbars``
+        and ``factor``; and ``spread``, the largest accuracy of a seed minus the smallest [points], nan for a single
+        seed.
     """
     groups = records.groupby(by, sort=False)
     table = groups[["accuracy", "cost", "crossbars", "factor"]].mean()
+    table["cost"] = table["cost"].where(groups["cost"].count() == groups["accuracy"].count())
     seeds, spread = groups["accuracy"].count(), groups["accuracy"].max() - groups["accuracy"].min()
     return table.assign(seeds=seeds, spread=spread.where(seeds > 1))[
         ["seeds", "accuracy", "spread", "cost", "crossbars", "factor"]
