@@ -59,7 +59,7 @@ class Check:
     """Absolute; it widens what passes."""
     minus: str = ""
     """Pattern of further records, whose mean of the same metric is subtracted; both means are over the seeds that
-    both have."""
+    both have in the same folder."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """Parameters with which every one of ``records`` must have been run."""
 
@@ -86,27 +86,32 @@ class Check:
         path = Path(self.configuration)
         if path.suffix == ".ipynb":
             return f"epim run {path.stem} --profile {Path(self.records).stem}"
-        return f"epim train {path}"
+        return f"epim train {path} --records data/results"
 
     def find(self, folder: Path) -> "Finding":
         """Return what the records in a folder say.
 
         Raises:
-            ValueError: if a record is no run record, was run with other parameters or lacks the metric.
+            ValueError: if a record is no run record, was run with other parameters or lacks the metric, or if two
+                records of one side have the same folder and seed.
         """
         parts = [self._numbers(folder, self.records, self.parameters)]
         if self.minus:
             parts.append(self._numbers(folder, self.minus, {}))
-            shared = set.intersection(*({seed for seed, _ in part.values()} for part in parts))
+        for pattern, part in zip((self.records, self.minus), parts, strict=False):
+            if not part:
+                return Finding(self, None, (), f"There is no record `{pattern}`.")
+        if self.minus:
+            shared = set.intersection(*({run for run, _ in part.values()} for part in parts))
             parts = [{file: own for file, own in part.items() if own[0] in shared} for part in parts]
-        if not all(parts):
-            return Finding(self, None, ())
+            if not shared:
+                return Finding(self, None, (), f"`{self.records}` and `{self.minus}` share no seed.")
         mean, *subtracted = (statistics.fmean(value for _, value in part.values()) for part in parts)
         return Finding(self, mean - sum(subtracted), tuple(file for part in parts for file in part))
 
     def _numbers(self, folder: Path, pattern: str, parameters: Mapping[str, Any]) -> dict[str, tuple[Any, float]]:
-        """Return seed and metric of every record, by file; a record without a seed has None."""
-        numbers = {}
+        """Return run (folder and seed, which may be None) and metric of every record, by file."""
+        numbers, files = {}, {}
         for path in sorted(folder.glob(pattern)):
             record = RunRecord.load(path)
             for name, needed in parameters.items():
@@ -116,7 +121,11 @@ class Check:
             value = record.metrics.get(self.metric)
             if not _is_number(value):
                 raise ValueError(f"{path} has no number {self.metric!r}; {nearest(self.metric, record.metrics)}")
-            numbers[path.relative_to(folder).as_posix()] = record.parameters.get("seed"), value
+            run = path.parent, record.parameters.get("seed")
+            if run[1] is not None and run in files:
+                raise ValueError(f"{pattern} must match one record of a seed, and matches {files[run]} and {path}")
+            files[run] = path
+            numbers[path.relative_to(folder).as_posix()] = run, value
         return numbers
 
 
@@ -222,6 +231,8 @@ class Finding:
     """Our number; None without records."""
     records: tuple[str, ...]
     """The files that it was computed from, below the folder of the results."""
+    missing: str = ""
+    """What is missing, where there is no number."""
 
     @property
     def holds(self) -> bool | None:
@@ -260,7 +271,7 @@ class Verdict:
         if self.status == "differs":
             sentences = [f"{f.check.what} is {f}, not {f.check.demand}." for f in self.findings if not f.holds]
         if self.status == "not run":
-            sentences = [f"There is no record `{f.check.records}`." for f in self.findings if f.holds is None]
+            sentences = [f.missing for f in self.findings if f.holds is None]
         return " ".join(dict.fromkeys([*sentences, self.claim.why.get(self.status, "")])).strip()
 
 

@@ -100,12 +100,12 @@ class TestStatus:
 class TestFinding:
     def test_several_seeds_are_averaged(self, tmp_path):
         for seed, factor in enumerate((30, 31, 33.5)):
-            record(tmp_path, f"headline/a-s{seed}.json", factor=factor)
+            record(tmp_path, f"headline/a-s{seed}.json", {"seed": seed}, factor=factor)
         assert verdict(tmp_path).findings[0].value == pytest.approx(31.5)
 
     def test_a_difference_is_that_of_two_means(self, tmp_path):
         for name, accuracy in (("e-s0", 90.0), ("e-s1", 91.0), ("d-s0", 92.0), ("d-s1", 94.0)):
-            record(tmp_path, f"c/{name}.json", accuracy=accuracy)
+            record(tmp_path, f"c/{name}.json", {"seed": int(name[-1])}, accuracy=accuracy)
         found = verdict(tmp_path, **with_check(metric="accuracy", records="c/e-*.json", minus="c/d-*.json", value=-2.5))
         assert found.findings[0].value == pytest.approx(-2.5)
         assert found.findings[0].records == ("c/e-s0.json", "c/e-s1.json", "c/d-s0.json", "c/d-s1.json")
@@ -119,11 +119,28 @@ class TestFinding:
         assert found.findings[0].value == pytest.approx(-1.5)
         assert found.findings[0].records == ("c/e-s0.json", "c/e-s2.json", "c/d-s0.json", "c/d-s2.json")
 
+    def test_a_seed_of_one_folder_is_not_that_of_another(self, tmp_path):
+        accuracies = {"c/e-s0": 90.0, "c/d-s0": 92.0, "c-b/e-s0": 80.0, "c-b/e-s1": 85.0, "c-b/d-s1": 86.0}
+        for name, accuracy in accuracies.items():
+            record(tmp_path, f"{name}.json", {"seed": int(name[-1])}, accuracy=accuracy)
+        found = verdict(tmp_path, **with_check(metric="accuracy", records="c*/e-*.json", minus="c*/d-*.json"))
+        assert found.findings[0].value == pytest.approx(-1.5)
+
+    def test_a_pattern_that_takes_in_another_run_is_refused(self, tmp_path):
+        for name in ("q-s0", "q-small-s0"):
+            record(tmp_path, f"c/{name}.json", {"seed": 0}, factor=31)
+        with pytest.raises(ValueError, match=r"c/q-s\*.json must match one record of a seed, and matches .*q-s0.* and"):
+            verdict(tmp_path, **with_check(records="c/q-s*.json"))
+
     def test_a_difference_needs_both(self, tmp_path):
         record(tmp_path, "headline/quick.json", {"seed": 0}, factor=40)
-        assert verdict(tmp_path, **with_check(minus="other/*.json")).status == "not run"
-        record(tmp_path, "other/a-s1.json", {"seed": 1}, factor=40)
-        assert verdict(tmp_path, **with_check(minus="other/*.json")).status == "not run"
+        alone = verdict(tmp_path, **with_check(records="headline/quick.json", minus="headline/d-*.json"))
+        assert alone.status == "not run"
+        assert alone.why.startswith("There is no record `headline/d-*.json`.")
+        record(tmp_path, "headline/d-s1.json", {"seed": 1}, factor=40)
+        unpaired = verdict(tmp_path, **with_check(records="headline/quick.json", minus="headline/d-*.json"))
+        assert unpaired.status == "not run"
+        assert unpaired.why.startswith("`headline/quick.json` and `headline/d-*.json` share no seed.")
 
     @pytest.mark.parametrize(
         ("comparison", "tolerance", "passes", "fails"),
@@ -178,7 +195,7 @@ class TestLoad:
         made = Check(**CHECK | {"records": "13_headline/full.json"})
         assert made.command == "epim run 13_headline --profile full"
         made = Check(**CHECK | {"configuration": "data/experiments/a.yaml"})
-        assert made.command == "epim train data/experiments/a.yaml"
+        assert made.command == "epim train data/experiments/a.yaml --records data/results"
 
     @pytest.mark.parametrize(
         ("change", "message"),
@@ -272,7 +289,7 @@ class TestCommitted:
             if made.configuration.endswith(".yaml"):
                 experiments = yaml.safe_load((ROOT / made.configuration).read_text(encoding="utf-8"))
                 for pattern in filter(None, (made.records, made.minus)):
-                    study, run = re.fullmatch(r"(.+)/(.+)-s\*\.json", pattern).groups()
+                    study, run = re.fullmatch(r"(.+?)\*?/(.+)-s\[0-9\]\*\.json", pattern).groups()
                     assert study == experiments["study"]
                     assert run in experiments["runs"]
 
