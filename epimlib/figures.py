@@ -84,6 +84,6 @@ def show(figure: Figure, data: pd.DataFrame, name: str, alt: str) -> None:
     plt.close(figure)
     svg = file.getvalue().replace(INK, "currentColor")
     svg = svg[svg.index("<svg") :].replace("<svg", f'<svg class="plot" role="img" aria-label="{escape(alt)}"', 1)
-    csv = quote(data.to_csv(index=data.index.name is not None, lineterminator="\n"))
+    csv = quote(data.to_csv(index=any(name is not None for name in data.index.names), lineterminator="\n"))
     link = f'<a download="{name}.csv" href="data:text/csv;charset=utf-8,{csv}">Data of this figure (CSV)</a>'
     display({"text/html": f"{svg}<p>{link}</p>", "text/plain": alt}, raw=True)

@@ -64,6 +64,9 @@ class ShrinkReport:
             bits: of a weight, sign included; one number, or one for each layer of ``blocks`` by name.
         """
         widths = bits if isinstance(bits, Mapping) else dict.fromkeys(self.blocks, bits)
+        missing = [name for name in self.blocks if name not in widths]
+        if missing:
+            raise ValueError(f"bits lack layer {missing[0]!r} (and {len(missing) - 1} more)")
         slices = sum(number * bit_slices(widths[name], self.crossbar) for name, number in self.blocks.items())
         return slices * self.crossbar.polarity
 

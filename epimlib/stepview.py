@@ -7,6 +7,7 @@ buttons chooses the round (arrow keys move between them), and the last one plays
 import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING, Any
 
+from epimlib._checks import integers
 from epimlib.pictures import COLOURS, _add, _rect, _text
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ def step_view(program: "Program", feature_map: "Tensor", position: tuple[int, in
 
     if program.tables is None:
         raise ValueError(f"program must have index tables, but {program.layer.name!r} is a grouped convolution")
+    if program.layer.kind == "linear":
+        raise ValueError(f"program must be of a convolution to be drawn, but {program.layer.name!r} is linear")
+    position = integers("position", position, 2, 0)
     states = list(trace(program, feature_map, position))
     layout = program.layout
     sizes = [*feature_map.shape[-3:], layout.rows, layout.cols, program.layer.out_channels]

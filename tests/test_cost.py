@@ -167,6 +167,27 @@ def test_depthwise_convolutions_are_not_mapped_as_dense():
     )
 
 
+def test_groups_that_share_no_word_line_have_input_buffers_of_their_own():
+    """A layer of two groups is two layers side by side: all takes as long, but the tables of nobody are shared."""
+    sizes = {"kernel_size": 3, "padding": 1, "in_size": (8, 8), "out_size": (8, 8)}
+    both = one(in_channels=512, out_channels=512, groups=2, **sizes)
+    half = one(in_channels=256, out_channels=256, **sizes)
+    ours, theirs = (evaluate(network, DEFAULT).layers[0] for network in (both, half))
+    assert dict(ours.time) == pytest.approx(dict(theirs.time))
+    parts = ("input buffer", "output buffer", "crossbar", "ADC", "joint module")
+    assert {part: ours.area[part] for part in parts} == pytest.approx({part: 2 * theirs.area[part] for part in parts})
+
+
+def test_the_input_buffer_holds_every_row_that_a_window_spans():
+    sizes = {"in_channels": 64, "out_channels": 64, "kernel_size": 3, "in_size": (56, 56), "out_size": (56, 56)}
+    narrow = evaluate(one(padding=1, **sizes), DEFAULT).layers[0]
+    wide = evaluate(one(padding=4, dilation=4, **sizes), DEFAULT).layers[0]
+    taller = dict(sizes, kernel_size=(9, 1))  # as many rows, and as many products
+    same = evaluate(one(padding=(4, 0), **taller), DEFAULT).layers[0]
+    assert narrow.area["input buffer"] < wide.area["input buffer"]
+    assert wide.area["input buffer"] == same.area["input buffer"]
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.json")))
 @pytest.mark.parametrize("hardware", [DEFAULT, ISAAC], ids=["default", "isaac"])
 def test_every_stored_network(name, hardware):
@@ -213,6 +234,8 @@ def test_the_factor_compares_with_a_dense_network_of_32_bits():
     assert evaluate(resnet, DEFAULT, bits=3).factor == 16
     assert evaluate(resnet, DEFAULT, bits=3).baseline_crossbars == 13888
     assert evaluate(resnet.with_classes(256), DEFAULT, bits=9, baseline_bits=9).baseline_crossbars == 13120 // 4
+    for preset in ("mnsim-2021", "mnsim-2024"):  # these count whole PEs of one-bit cells, and so the baseline
+        assert evaluate(RESNET, Hardware.preset(preset), bits=32).factor == 1
 
 
 NO_EFFECT = {  # under the rules of the preset, as their notes or docstrings say
@@ -443,9 +466,8 @@ def test_evaluate_many_takes_designs():
         report = evaluate(RESNET, DEFAULT, design, 5, pipelined=False)
         expected = (report.latency, report.energy, report.area, report.crossbars)
         assert [values[row] for values in costs] == pytest.approx(expected, rel=1e-12)
-    assert [len(values) for values in tabulate(RESNET, DEFAULT, candidates()).evaluate(np.zeros((0, 21), int))] == [
-        0
-    ] * 4
+    none = tabulate(RESNET, DEFAULT, candidates()).evaluate(np.zeros((0, 21), int))
+    assert [len(values) for values in (*none, *evaluate_many(RESNET, DEFAULT, []))] == [0] * 8
 
 
 def test_wrong_tables_and_indices_are_refused():
@@ -475,6 +497,7 @@ def test_wrong_tables_and_indices_are_refused():
         ({"workload": Workload("none", (3, 8, 8), ())}, "must have a layer with a weight, and 'none' has none"),
         ({"bits": 0}, "bits must be at least 1, got 0"),
         ({"bits": 1}, "bits must be at least 2 with crossbar.polarity 2"),
+        ({"bits": 1, "hardware": Hardware.preset("mnsim-2024")}, "bits must be at least 2 with crossbar.polarity 2"),
         ({"bits": {"conv1": 3}}, "bits lack layer 'layer1.0.conv1'"),
         ({"activation_bits": 0}, "activation_bits must be at least 1, got 0"),
         ({"baseline_bits": 0}, "baseline_bits must be at least 1, got 0"),

@@ -109,6 +109,13 @@ def test_the_link_holds_the_data(shown):
     pd.testing.assert_frame_equal(pd.read_csv(StringIO(unquote(address)), index_col="convention"), data)
 
 
+def test_the_data_keep_every_level_of_an_index(shown):
+    index = pd.MultiIndex.from_tuples([("a", 1), ("b", 2)], names=["layer", "bits"])
+    draw(data=pd.DataFrame({"crossbars": [4, 8]}, index=index))
+    address = re.search(r'href="data:text/csv;charset=utf-8,([^"]*)"', shown[0]["text/html"])[1]
+    assert unquote(address) == "layer,bits,crossbars\na,1,4\nb,2,8\n"
+
+
 def test_the_alternative_text_is_the_figures_name_and_its_plain_text(shown):
     draw(alt='Bits < 9 & "rows"')
     assert 'role="img" aria-label="Bits &lt; 9 &amp; &quot;rows&quot;"' in shown[0]["text/html"]

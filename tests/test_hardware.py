@@ -5,6 +5,7 @@ import json
 import math
 from importlib.resources import files
 
+import numpy as np
 import pytest
 import yaml
 
@@ -85,6 +86,11 @@ def test_isaac_adds_up_to_what_the_paper_says():
     assert h.shift_add.power * h.digital.period == pytest.approx(0.021e-12)
     assert (h.buffer.capacity[-1], h.buffer.area[-1]) == (64 * 1024 * 8, pytest.approx(0.083e-6))
     assert h.tile.groups * h.tile.elements == 8 * 12
+
+
+def test_integers_of_numpy_become_plain_data():
+    changed = Hardware.preset("default").replace({"crossbar.rows": np.int64(128)})
+    assert json.loads(json.dumps(changed.to_dict()))["crossbar"]["rows"]["value"] == 128
 
 
 def test_replace_takes_si_numbers_and_units():

@@ -167,6 +167,9 @@ def test_the_report_counts_crossbars_as_the_mapping_does():
     bits = dict(zip(report.blocks, itertools.cycle([3, 9]), strict=False))
     assert report.crossbars(bits) == map_crossbars(workload, HARDWARE, bits=bits).crossbars
     assert total(report.blocks) == FULL == total(report.blocks_before)
+    first, *others = report.blocks
+    with pytest.raises(ValueError, match=rf"bits lack layer '{others[0]}' \(and {len(others) - 1} more\)"):
+        report.crossbars({first: 3})
 
 
 # Sharing out the budget --------------------------------------------------------------------------------------

@@ -75,3 +75,9 @@ def test_what_cannot_be_drawn_is_refused():
     grouped = compile(None, torch.ones(4, 1, 3, 3, dtype=torch.long), program.hardware, 4, 4, groups=4)
     with pytest.raises(ValueError, match="grouped convolution"):
         step_view(grouped, image)
+    plan = EpitomeSpec(8, 8, 1, epitome=(4, 4, 1, 1)).plan()
+    linear = compile(plan, torch.ones(4, 4, 1, 1, dtype=torch.long), program.hardware, 4, 4, kind="linear")
+    with pytest.raises(ValueError, match="program must be of a convolution to be drawn, but .* is linear"):
+        step_view(linear, torch.ones(8, dtype=torch.long))
+    with pytest.raises(ValueError, match="position"):
+        step_view(program, image, (-1, 0))

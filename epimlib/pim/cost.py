@@ -14,7 +14,7 @@ weight and an activation. ``D`` and ``A`` are the DACs and ADCs of a crossbar (p
                        t_read    = 1 / f_DAC + m(S_r / D) t_decoder + t_array
                        t_convert = q / f_ADC + m(S_c / A) t_mux,  q = 1, or 2^b_ADC for a ramp converter
     (2) digital        T (n_rounds d + (n_output_writes - n_copies) / (A M_c))
-    (3) input buffer   t_bit B_in / M_r,   B_in = b_x (n_input_writes + n_input_reads)
+    (3) input buffer   t_bit B_in / (M_r a),  B_in = b_x (n_input_writes + n_input_reads)
     (4) output buffer  t_bit B_out / M_c,  B_out = 2 b_x O + b_s (n_output_reads + n_output_writes - O)
     (5) network        hops b_x O / (M_c * link bandwidth)
 
@@ -23,8 +23,11 @@ Sample-and-holds let a row group be read while the one before it is converted, s
 stages of a multiplexer. A round passes ``d`` clocked stages: shift-and-add, the adder tree of ``ceil(log2 M_r)``
 levels, the offset (``pi = 1``), the joint module and the index tables where it uses them; then the columns that share
 an ADC leave one by one (2). Every row block has an input buffer, every column block an output buffer and a link, which
-all work at the same time; a bit takes ``t_bit = t_access / port + 1 / tile bandwidth`` (3 to 5). ``O`` are the output
-words of the layer, copies included: written once and read once to be sent. Partial sums of rounds have
+all work at the same time; a bit takes ``t_bit = t_access / port + 1 / tile bandwidth`` (3 to 5). A grouped convolution
+has ``a`` arrays of ``M_r`` row blocks, which serve one group or several each; ``a = 1`` for all other layers. Input
+buffers are taken to be read evenly, and a word to be stored in one of them: for epitomes of the channel family that is
+a little less than they need. ``O`` are the output words of the layer, copies included: written once and read once to
+be sent. Partial sums of rounds have
 ``b_s = b + b_x + ceil(log2 n)`` bits, ``n = C_in k_h k_w / G`` being the products that an output is the sum of.
 
 **Energy**, by component::
@@ -48,7 +51,8 @@ words of the layer, copies included: written once and read once to be sent. Part
         digital        N / pi * (A (A_shift_add + A_register + A_mux) + D (A_register + A_demux))
                        + (M_r - 1) M_c A A_adder
         joint module   M_c A A_joint
-        buffers        M_r macros that hold k_h rows of the input together, M_c that hold two output positions
+        buffers        M_r a macros that hold d (k_h - 1) + 1 rows of the input together, M_c that hold two output
+                       positions
         index tables   bits of the tables * A_bit
         pooling        tiles * A_pooling, where a tile holds groups * elements crossbars (pairs) of one layer
         network        tiles * A_router
@@ -110,7 +114,7 @@ def evaluate(
         raise ValueError(f"workload must have a layer with a weight, and {workload.name!r} has none")
     design = Design(design).check(workload)
     weights = layer_bits(workload, bits)
-    baseline = bit_slices(positive("baseline_bits", baseline_bits), hardware.crossbar)
+    slices = bit_slices(positive("baseline_bits", baseline_bits), hardware.crossbar)
     positive("activation_bits", activation_bits)
     if hardware.rules == "mnsim":
         if design:
@@ -119,10 +123,12 @@ def evaluate(
                 "choose rules 'events'"
             )
         layers = mnsim.layer_costs(workload, hardware, weights, activation_bits, pipelined)
+        baseline = mnsim.crossbars(workload, hardware, baseline_bits)
     else:
         model = _Model(hardware, activation_bits)
         layers = [model.layer(layer, design.get(layer.name), weights.get(layer.name)) for layer in workload.layers]
         layers = _schedule(workload, layers, pipelined)
+        baseline = sum(map_layer(layer, None, hardware.crossbar, slices).crossbars for layer in workload.weighted)
     return CostReport(
         workload=workload.name,
         input_size=workload.input_size,
@@ -132,13 +138,16 @@ def evaluate(
         bits=tuple(sorted(set(weights.values()))),
         activation_bits=activation_bits,
         baseline_bits=baseline_bits,
-        baseline_crossbars=sum(
-            map_layer(layer, None, hardware.crossbar, baseline).crossbars for layer in workload.weighted
-        ),
+        baseline_crossbars=baseline,
         pipelined=pipelined,
         latency=max(layer.finish for layer in layers),
         layers=tuple(layers),
     )
+
+
+def _window_rows(layer: Layer) -> int:
+    """Return the rows of the feature map from the first to the last that a window touches."""
+    return layer.dilation[0] * (layer.kernel_size[0] - 1) + 1
 
 
 def _schedule(workload: Workload, costs: list[LayerCost], pipelined: bool) -> list[LayerCost]:
@@ -209,6 +218,7 @@ class _Model:
         window = math.prod(spec.epitome[2:] if spec else layer.kernel_size)
         row_blocks = math.ceil(mapped.rows / rows_in_use(window, h.crossbar))
         col_blocks = mapped.blocks // row_blocks
+        arrays = col_blocks // math.ceil(mapped.cols / h.crossbar.cols)  # groups that share no word line
         pairs = mapped.blocks * mapped.slices
         tiles = math.ceil(pairs / (h.tile.groups * h.tile.elements))
         table_bits = n.table_bits // layer.positions
@@ -220,11 +230,8 @@ class _Model:
         traffic = self._traffic(
             reads=(n.input_reads * a, read_bits),
             writes=(n.input_writes * a, write_bits),
-            buffers=(row_blocks, col_blocks),
-            capacity=(
-                layer.kernel_size[0] * layer.in_size[1] * layer.in_channels * a,
-                2 * layer.out_channels * partial,
-            ),
+            buffers=(row_blocks * arrays, col_blocks),
+            capacity=(_window_rows(layer) * layer.in_size[1] * layer.in_channels * a, 2 * layer.out_channels * partial),
             sent=outputs * a,
         )
         depth = 1 + math.ceil(math.log2(row_blocks)) + (polarity == 1) + (n.joins > 0) + (table_bits > 0)
@@ -270,7 +277,7 @@ class _Model:
             reads=(fetched * a, outputs * a),
             writes=(stored * a, outputs * a),
             buffers=(1, 1),
-            capacity=(layer.kernel_size[0] * layer.in_size[1] * layer.in_channels * a, 2 * layer.out_channels * a),
+            capacity=(_window_rows(layer) * layer.in_size[1] * layer.in_channels * a, 2 * layer.out_channels * a),
             sent=outputs * a,
         )
         time = {"pooling": passes * pooling.latency} | traffic.time
@@ -303,7 +310,8 @@ class _Model:
         energy = {"digital": clock * words * rounds * h.adder.power} | traffic.energy
         energy["leakage"] = traffic.leakage * sum(time.values())
         area = {"digital": lanes * h.adder.area} | traffic.area
-        counts = {"additions": words * rounds, "input_reads": operands * words, "output_writes": words}
+        fetched = operands * words  # and written before
+        counts = {"additions": words * rounds, "input_reads": fetched, "input_writes": fetched, "output_writes": words}
         return LayerCost(layer.name, layer.kind, 0, 0.0, time, energy, area, traffic.leakage, counts)
 
     def _traffic(
@@ -481,7 +489,7 @@ def evaluate_many(
     designs = [Design(design).check(workload) for design in designs]
     weights = layer_bits(workload, bits)
     options = {
-        name: dict.fromkeys(Candidate(design.get(name), weight) for design in designs)
+        name: dict.fromkeys(Candidate(design.get(name), weight) for design in designs or [Design()])
         for name, weight in weights.items()
     }
     index = {name: {option: number for number, option in enumerate(own)} for name, own in options.items()}

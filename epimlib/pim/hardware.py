@@ -458,6 +458,8 @@ def _quantity(name: str, value: Any, unit: str, zero: bool) -> float:
 
 def _with_unit(value: Any, unit: str | None) -> Any:
     """Return a bare SI number as it would be written in a preset."""
+    if unit is None and isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)  # JSON knows no integers of NumPy
     if unit is None or isinstance(value, str):
         return value
     if isinstance(value, list | tuple):

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from epimlib.pim.hardware import Hardware
+from epimlib.pim.mapping import bit_slices
 from epimlib.pim.pipeline import finish_times, pipeline
 from epimlib.pim.report import LayerCost
 from epimlib.workload import Layer, Workload
@@ -151,6 +152,7 @@ def _map(layer: Layer, hardware: Hardware, bits: Mapping[str, int]) -> _Placed:
     if layer.kind == "pool":
         return _Placed(layer, elements=1, tiles=1, per_tile=1)
     crossbar, tile = hardware.crossbar, hardware.tile
+    bit_slices(bits[layer.name], crossbar)  # a weight that is all sign is refused there
     stored = bits[layer.name] - (crossbar.polarity == 2)
     window = layer.kernel_size[0] ** 2
     channels = crossbar.rows // window  # of one crossbar
@@ -170,6 +172,16 @@ def _map(layer: Layer, hardware: Hardware, bits: Mapping[str, int]) -> _Placed:
         cols=min(layer.out_channels, crossbar.cols),
         cells=stored * layer.in_channels * window * layer.out_channels,
     )
+
+
+def _crossbars(placed: _Placed, hardware: Hardware) -> int:
+    return placed.elements * hardware.tile.groups * hardware.crossbar.polarity
+
+
+def crossbars(workload: Workload, hardware: Hardware, bits: int) -> int:
+    """Return the crossbars of a network whose weights all have these bits, sign included; PEs are allotted whole."""
+    names = dict.fromkeys([layer.name for layer in workload.weighted], bits)
+    return sum(_crossbars(_map(layer, hardware, names), hardware) for layer in workload.weighted)
 
 
 def _farthest(places: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -358,7 +370,7 @@ class _Chip:
         return LayerCost(
             name=p.layer.name,
             kind=p.layer.kind,
-            crossbars=p.elements * h.tile.groups * h.crossbar.polarity if weighted else 0,
+            crossbars=_crossbars(p, h) if weighted else 0,
             utilization=p.cells / (p.elements * h.tile.groups * h.crossbar.rows * h.crossbar.cols) if weighted else 0.0,
             time=time,
             energy={name: power * time[name] for name, power in self.powers(p).items()},
