@@ -13,6 +13,8 @@ in both.
 
 import hashlib
 import os
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +53,13 @@ DATASETS = {
     # Russakovsky et al., IJCV 2015
     "imagenet": Source(1000, (3, 224, 224), (1281167, 50000), None, True),
 }
+
+
+_DAMAGE = (
+    *(OSError, EOFError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error),
+    *(AssertionError, TypeError),  # of torchvision's reader of idx files
+)
+"""What readers raise on damaged files."""
 
 
 FETCHED = ("fashion-mnist", "cifar10")
@@ -127,7 +136,7 @@ def load(name: str) -> Images:
         )
     try:
         arrays = readers[name](place)
-    except (OSError, EOFError, KeyError, ValueError, RuntimeError) as error:
+    except _DAMAGE as error:
         raise ValueError(f"{place} is not a readable copy of {name}: {error}") from error
     images = Images(name, *(np.ascontiguousarray(array) for array in arrays))
     source = DATASETS[name]
@@ -149,24 +158,35 @@ def digest(images: Images) -> str:
 
 
 def fetch(name: str) -> None:
-    """Download a data set through torchvision into `folder`; nothing happens if it is there.
+    """Download a data set through torchvision into `folder`; nothing happens if it is there, whole.
+
+    What an interrupted download left is completed.
 
     Raises:
-        ValueError: if it cannot be fetched (ImageNet needs an account of its own; the digits are installed).
+        ValueError: if it cannot be fetched (ImageNet needs an account of its own; the digits are installed), or a
+            damaged compact file is in the way.
         OSError: if there is no network.
     """
     one_of("data set to fetch", name, FETCHED)
-    if find(name) is not None:
-        return
+    base, place = folder(), find(name)
+    if place is not None:
+        try:
+            verify(name)
+            return
+        except ValueError as error:
+            if place in (base / "fashion_mnist.npz", base / "cifar10"):
+                raise ValueError(f"{error}; remove {place} to fetch another copy") from error
     from epimlib._torchvision import ensure_torchvision
 
     ensure_torchvision()
     from torchvision import datasets
 
     kind = {"fashion-mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10}[name]
-    base = folder()
-    base.mkdir(parents=True, exist_ok=True)
     try:
+        base.mkdir(parents=True, exist_ok=True)
+        if name == "fashion-mnist":  # torchvision verifies the archives only, and keeps what was unpacked from them
+            for unpacked in list(base.glob("FashionMNIST/raw/*-ubyte")):
+                unpacked.unlink()
         for train in (True, False):
             kind(base, train=train, download=True)  # checks the MD5 of every file
     except (OSError, RuntimeError) as error:
@@ -216,7 +236,7 @@ def batches(
     """
     import torch
 
-    mean, std = (torch.tensor(value, dtype=torch.float32) * 255 for value in statistics)
+    mean, std = (torch.tensor(value, dtype=torch.float32, device="cpu") * 255 for value in statistics)
     side = images.shape[1]
     margin = side // 8
     if seed is not None:
@@ -258,7 +278,7 @@ def _digits(_: Path | None) -> tuple[np.ndarray, ...]:
 
 def _fashion(place: Path) -> tuple[np.ndarray, ...]:
     if place.suffix == ".npz":
-        with np.load(place) as data:
+        with place.open("rb") as file, np.load(file) as data:  # np.load leaves a damaged file open
             arrays = [data[key] for key in ("x_train", "y_train", "x_test", "y_test")]
     else:
         from epimlib._torchvision import ensure_torchvision
@@ -281,7 +301,7 @@ def _cifar(place: Path) -> tuple[np.ndarray, ...]:
             return tiles.transpose(0, 2, 1, 3, 4).reshape(-1, 32, 32, 3)
 
         names = [[f"train_{number}" for number in range(5)], ["test"]]
-        with np.load(place / "labels.npz") as labels:
+        with (place / "labels.npz").open("rb") as file, np.load(file) as labels:
             return tuple(
                 np.concatenate([read(name) for name in part])
                 for part in names

@@ -6,16 +6,26 @@ checksum that ties the two together.
 """
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
 from epimlib._checks import keys, nearest, one_of, read_json, write_bytes, write_json
 from epimlib.design import Design
 from epimlib.layers import epitomize
-from epimlib.quantize import QuantConfig, attach, integers, parametrization, quantized_layers, weight_name
+from epimlib.quantize import (
+    QuantConfig,
+    attach,
+    integers,
+    parametrization,
+    quantizable,
+    quantized_layers,
+    weight_name,
+)
 
 FORMAT = "epimlib quantized model, version 1"
 
@@ -33,9 +43,10 @@ def save_quantized(model: nn.Module, path: str | Path) -> None:
     path, about = _paths(path)
     layers = quantized_layers(model)
     state = model.state_dict()
-    for name, module in layers.items():
-        narrow = torch.int8 if parametrization(module)[0].config.bits <= 8 else torch.int16
-        state[_key(name, module)] = integers(module).to(narrow)
+    for name, module in model.named_modules(remove_duplicate=False):  # the state has every name of a shared layer
+        if module in layers.values():
+            narrow = torch.int8 if parametrization(module)[0].config.bits <= 8 else torch.int16
+            state[_key(name, module)] = integers(module).to(narrow)
     data = save({key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()})
     write_bytes(path, data)
     description = {
@@ -67,14 +78,25 @@ def load_quantized(path: str | Path, model: nn.Module) -> nn.Module:
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != description["sha256"]:
         raise ValueError(f"{path} is not the file that {about} describes: its checksum is another one")
-    state = load(data)
-    model, _ = epitomize(model, Design.from_dict(description["design"]), init="random")
+    if not isinstance(description["layers"], Mapping):
+        raise ValueError(f"layers of {about} must be a mapping, got {type(description['layers']).__name__}")
+    try:
+        state = load(data)
+        design = Design.from_dict(description["design"])
+        configs = {name: QuantConfig.from_dict(config) for name, config in description["layers"].items()}
+    except (SafetensorError, TypeError) as error:
+        raise ValueError(f"{path} and {about} are no readable quantized model: {error}") from error
+    model, _ = epitomize(model, design, init="random")
     modules = dict(model.named_modules())
-    for name, config in description["layers"].items():
+    layers = quantizable(model, lambda _, name: name in configs)
+    for name, config in configs.items():
         if name not in modules:
             raise ValueError(f"{about} names layer {name!r}, which the model lacks; {nearest(name, modules)}")
-        getattr(modules[name], weight_name(modules[name])).data.zero_()  # so that no step is looked for
-        attach(modules[name], QuantConfig.from_dict(config))
+        if name not in layers:
+            kind = type(modules[name]).__name__
+            raise ValueError(f"{about} names layer {name!r}, which must be a convolution or linear layer, got a {kind}")
+        getattr(layers[name], weight_name(layers[name])).data.zero_()  # so that no step is looked for
+        attach(layers[name], config)
     _check(path, state, model.state_dict())
     model.load_state_dict(state)
     for module in quantized_layers(model).values():

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from epimlib._checks import nearest, one_of
 from epimlib.design import Design
-from epimlib.plan import EpitomeSpec
+from epimlib.plan import EpitomeSpec, Plan
 
 
 class _EpitomeLayer(nn.Module):
@@ -35,13 +35,12 @@ class _EpitomeLayer(nn.Module):
         # Output blocks in the order in which they are copied out of the computed ones.
         self._blocks = [kept.index(o) for o in plan.source] if len(kept) < len(plan.source) else None
         self._period = plan.period
-        rows = [c for o in kept for c in plan.patches[o * spec.grid[1]].out]
-        index = torch.from_numpy(plan.index[rows, : self._period])
+        index = _kernel_index(plan)
         self._kernel_shape = index.shape
-        # Not a buffer: DistributedDataParallel would broadcast it in every step.
-        self._index = index.reshape(-1).to(device)
         self._cache: tuple[tuple, Tensor] | None = None
         self.epitome = nn.Parameter(torch.empty(spec.epitome, device=device, dtype=dtype))
+        # Not a buffer: DistributedDataParallel would broadcast it in every step.
+        self._index = index.reshape(-1).to(self.epitome.device)
         if bias:
             self.bias = nn.Parameter(torch.empty(spec.out_channels, device=device, dtype=dtype))
         else:
@@ -108,7 +107,9 @@ class _EpitomeLayer(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> "_EpitomeLayer":
         super()._apply(fn, recurse)
-        self._index = self._index.to(self.epitome.device)
+        # Made anew where there is nothing to move: a meta tensor has no values.
+        index = _kernel_index(self.spec.plan()).reshape(-1) if self._index.is_meta else self._index
+        self._index = index.to(self.epitome.device)
         self._cache = None
         return self
 
@@ -236,6 +237,12 @@ class EpitomeLinear(_EpitomeLayer):
         )
 
 
+def _kernel_index(plan: Plan) -> Tensor:
+    """Return where in the flat epitome each element of the kernel lies."""
+    rows = [c for o in sorted(set(plan.source)) for c in plan.patches[o * plan.spec.grid[1]].out]
+    return torch.from_numpy(plan.index[rows, : plan.period])
+
+
 def _shape(module: nn.Module) -> tuple[int, ...]:
     """Shape of a dense module's weight as a convolution's."""
     shape = tuple(module.weight.shape)
@@ -279,7 +286,8 @@ def epitomize(
     """Return a copy of a model in which layers are replaced as a design says, and a report.
 
     Args:
-        model: any torch model; it is not changed.
+        model: any torch model, a single layer too; it is not changed. A layer that it uses under several names stays
+            one layer, with the first of them.
         design: epitomes by layer name. Layers that it does not name stay dense, as do grouped convolutions
             and subclasses of ``nn.Conv2d`` and ``nn.Linear``; the report says why.
         init: ``"dense"`` fits each epitome to the weight that it replaces by least squares; ``"random"``
@@ -296,7 +304,7 @@ def epitomize(
     for name in design:
         if name not in layers:
             raise ValueError(f"design names layer {name!r}, which the model lacks; {nearest(name, layers)}")
-    converted, dense = {}, {}
+    converted, dense, replaced = {}, {}, {}
     for name, module in layers.items():
         reason = _reason_to_stay(module, name in design)
         if reason:
@@ -310,9 +318,13 @@ def epitomize(
             layer.fit(module.weight.reshape(design[name].shape))
         if module.bias is not None:
             layer.bias.data.copy_(module.bias.data)
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, layer.train(module.training))
+        replaced[module] = layer.train(module.training)
         converted[name] = design[name]
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if name and module in replaced:
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, replaced[module])
+    model = replaced.get(model, model)
     after = sum(p.numel() for p in model.parameters())
     return model, EpitomizeReport(converted, dense, before, after)
 

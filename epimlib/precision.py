@@ -71,7 +71,7 @@ def hessian_traces(
     if not batches:
         raise ValueError("batches must hold at least one batch, got none")
     samples = sum(len(inputs) for inputs, _ in batches)
-    traces = torch.zeros(len(layers), dtype=torch.float64)
+    traces = torch.zeros(len(layers), dtype=torch.float64, device="cpu")
     bar = tqdm(total=len(batches) * positive("probes", probes), desc="Hessian", disable=not progress)
     with bar, parametrize.cached():  # of a pruned layer the loss sees, like us, one masked weight
         weights = [getattr(module, weight_name(module)) for module in layers.values()]
@@ -79,10 +79,11 @@ def hessian_traces(
             draw = torch.Generator().manual_seed(seed)  # the same vectors for every batch: one Hessian, of the mean
             gradients = torch.autograd.grad(loss(model(inputs), targets), weights, create_graph=True)
             for _ in range(probes):
-                signs = [(torch.randint(0, 2, w.shape, generator=draw) * 2 - 1).to(w) for w in weights]
+                signs = [(torch.randint(0, 2, w.shape, generator=draw, device="cpu") * 2 - 1).to(w) for w in weights]
                 products = torch.autograd.grad(gradients, weights, signs, retain_graph=True, materialize_grads=True)
-                values = [(sign * product).sum().double() for sign, product in zip(signs, products, strict=True)]
-                traces += torch.stack(values).cpu() * (len(inputs) / samples / probes)
+                values = [(sign * product).sum() for sign, product in zip(signs, products, strict=True)]
+                # float64 on the CPU only: Apple's GPUs have none
+                traces += torch.stack(values).cpu().double() * (len(inputs) / samples / probes)
                 bar.update()
     return dict(zip(layers, traces.tolist(), strict=True))
 
@@ -102,6 +103,7 @@ def sensitivities(
 
     from epimlib.quantize import quantizable, weight_name, weight_quantizer
 
+    bits = list(bits)
     result: dict[str, dict[int, float]] = {}
     for name, module in quantizable(model).items():
         weight = getattr(module, weight_name(module))

@@ -358,7 +358,8 @@ def least_squares_step(magnitude: np.ndarray, usage: np.ndarray, levels: int) ->
 
     Args:
         magnitude: ``m``, absolute values, ``(elements,)``. Beyond about 260,000 breakpoints, neighbouring magnitudes
-            are merged into their mean first.
+            are merged into their mean first. From 10 bits on the bins are then too coarse to tell how elements are
+            rounded, and the step is the better one of this and ``max(m) / q``, judged by the elements themselves.
         usage: ``n``, how much each counts.
         levels: ``q``, the largest integer.
 
@@ -369,6 +370,7 @@ def least_squares_step(magnitude: np.ndarray, usage: np.ndarray, levels: int) ->
     m, n = (t[(m > 0) & (n > 0)] for t in (m, n))
     if not len(m):
         return 0.0
+    elements, peak = (m, n), m.max() / levels
     bins = _BREAKPOINTS // levels
     if len(m) > bins:
         place = np.minimum((m * (bins / m.max())).astype(np.int64), bins - 1)
@@ -387,7 +389,11 @@ def least_squares_step(magnitude: np.ndarray, usage: np.ndarray, levels: int) ->
     above = np.cumsum((n * m)[element])
     below = np.cumsum(n[element] * (2 * half)[k])  # (k + 1)^2 - k^2 = 2 (k + 1/2)
     best = np.argmax(above**2 / below)
-    return float(above[best] / below[best])
+    best = above[best] / below[best]
+    if bins < 4 * levels:
+        m, n = elements
+        best = min(best, peak, key=lambda s: (n * (m - s * np.minimum(np.round(m / s), levels)) ** 2).sum())
+    return float(best)
 
 
 def _tile(shape: tuple[int, ...], groups: int, config: QuantConfig) -> tuple[int, int, int]:

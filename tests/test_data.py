@@ -45,29 +45,39 @@ def test_checksum_does_not_depend_on_order_but_on_everything_else():
     assert digest(test_images=other) != digest()
 
 
-def test_compact_and_official_fashion_are_read_alike(folder, monkeypatch):
-    small(monkeypatch, "fashion-mnist", (3, 2))
+def fashion() -> dict[str, np.ndarray]:
+    """Return three images for training and two for testing, as the compact file has them."""
     rng = np.random.default_rng(0)
     pixels, labels = rng.integers(0, 256, (5, 28, 28), dtype=np.uint8), rng.integers(0, 10, 5, dtype=np.uint8)
-    compact = {"x_train": pixels[:3], "y_train": labels[:3], "x_test": pixels[3:], "y_test": labels[3:]}
+    return {"x_train": pixels[:3], "y_train": labels[:3], "x_test": pixels[3:], "y_test": labels[3:]}
+
+
+def official(compact: dict[str, np.ndarray]) -> dict[str, bytes]:
+    """Return the official files by name. Their format: two zeros, type, dimensions, sizes, bytes."""
+    names = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+    return {
+        f"{name}-ubyte": bytes([0, 0, 8, array.ndim])
+        + b"".join(size.to_bytes(4, "big") for size in array.shape)
+        + array.tobytes()
+        for name, array in zip(names, compact.values(), strict=True)
+    }
+
+
+def test_compact_and_official_fashion_are_read_alike(folder, monkeypatch):
+    small(monkeypatch, "fashion-mnist", (3, 2))
+    compact = fashion()
     np.savez(folder / "fashion_mnist.npz", **compact)
     first = data.load("fashion-mnist")
     (folder / "fashion_mnist.npz").unlink()
-
-    def idx(name, array):  # the format of the official files: two zeros, type, dimensions, sizes, bytes
-        header = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
-        (raw / name).write_bytes(header + array.tobytes())
-
     raw = folder / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
-    for part, some in (("train", slice(3)), ("t10k", slice(3, 5))):
-        idx(f"{part}-images-idx3-ubyte", pixels[some])
-        idx(f"{part}-labels-idx1-ubyte", labels[some])
+    for name, content in official(compact).items():
+        (raw / name).write_bytes(content)
     second = data.load("fashion-mnist")
     assert first.train_images.shape == (3, 28, 28, 1)
     assert data.digest(first) == data.digest(second)
-    np.testing.assert_array_equal(second.test_images[..., 0], pixels[3:])
-    np.testing.assert_array_equal(second.test_labels, labels[3:])
+    np.testing.assert_array_equal(second.test_images[..., 0], compact["x_test"])
+    np.testing.assert_array_equal(second.test_labels, compact["y_test"])
 
 
 def test_sheets_of_cifar_are_cut_row_by_row(folder, monkeypatch):
@@ -92,12 +102,7 @@ def test_missing_and_damaged_data_are_one_sentence(folder, monkeypatch):
     assert data.verify("cifar10") == f"not in {folder}"
     with pytest.raises(FileNotFoundError, match="no cifar10 in .*; 'epim data cifar10 --fetch' downloads it"):
         data.load("cifar10")
-    (folder / "fashion_mnist.npz").write_bytes(b"PK truncated")
-    with pytest.raises(ValueError, match="is not a readable copy of fashion-mnist"):
-        data.load("fashion-mnist")
-    arrays = {"x_train": np.zeros((3, 28, 28), np.uint8), "y_train": np.zeros(3, np.uint8)}
-    arrays |= {"x_test": np.zeros((2, 28, 28), np.uint8), "y_test": np.zeros(2, np.uint8)}
-    np.savez(folder / "fashion_mnist.npz", **arrays)
+    np.savez(folder / "fashion_mnist.npz", **fashion())
     with pytest.raises(ValueError, match=r"must hold \(60000, 10000\) images of fashion-mnist, got \(3, 2\)"):
         data.verify("fashion-mnist")
     small(monkeypatch, "fashion-mnist", (3, 2), digest="0" * 32)
@@ -111,6 +116,55 @@ def test_missing_and_damaged_data_are_one_sentence(folder, monkeypatch):
         data.find("cifar10")
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_truncated_or_flipped_compact_file_is_one_sentence(folder, monkeypatch, save):
+    small(monkeypatch, "fashion-mnist", (3, 2))
+    place = folder / "fashion_mnist.npz"
+    save(place, **fashion())
+    whole = place.read_bytes()
+    for content in (whole[:-30], whole[: len(whole) // 2], whole[:-1000] + whole[-900:], b"", b"PK truncated"):
+        place.write_bytes(content)
+        with pytest.raises(ValueError, match="is not a readable copy of fashion-mnist"):
+            data.load("fashion-mnist")
+    for position in range(200, 400, 20):
+        place.write_bytes(whole[:position] + bytes([whole[position] ^ 255]) + whole[position + 1 :])
+        with pytest.raises(ValueError, match="is not a readable copy of fashion-mnist"):
+            data.load("fashion-mnist")
+    with pytest.raises(ValueError, match="is not a readable copy .*; remove .*fashion_mnist.npz to fetch another copy"):
+        data.fetch("fashion-mnist")
+
+
+def test_fetching_completes_what_an_interrupted_download_left(folder, monkeypatch):
+    from epimlib._torchvision import ensure_torchvision
+
+    ensure_torchvision()
+    from torchvision.datasets import mnist
+
+    small(monkeypatch, "fashion-mnist", (3, 2))
+    files = official(fashion())
+    downloads = []
+
+    def download(url, download_root, filename, md5):
+        downloads.append(filename)
+        (raw / filename.removesuffix(".gz")).write_bytes(files[filename.removesuffix(".gz")])
+
+    monkeypatch.setattr(mnist, "download_and_extract_archive", download)
+    raw = folder / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for left in ({}, dict.fromkeys(files, b""), files | {"t10k-labels-idx1-ubyte": b"\0\0"}):
+        for file in raw.iterdir():
+            file.unlink()
+        for name, content in left.items():
+            (raw / name).write_bytes(content)
+        with pytest.raises(ValueError, match="is not a readable copy of fashion-mnist"):
+            data.load("fashion-mnist")
+        data.fetch("fashion-mnist")
+        assert data.verify("fashion-mnist").startswith("3 + 2 images")
+    assert len(downloads) == 12
+    data.fetch("fashion-mnist")
+    assert len(downloads) == 12
+
+
 def test_without_a_network_fetching_is_one_sentence(folder, monkeypatch):
     import urllib.request
 
@@ -118,6 +172,9 @@ def test_without_a_network_fetching_is_one_sentence(folder, monkeypatch):
         raise urllib.error.URLError("no network")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    with pytest.raises(OSError, match="cifar10 could not be downloaded into"):
+        data.fetch("cifar10")
+    (folder / "cifar-10-batches-py").mkdir()  # what an interrupted download leaves is no data set
     with pytest.raises(OSError, match="cifar10 could not be downloaded into"):
         data.fetch("cifar10")
     with pytest.raises(ValueError, match="data set to fetch must be one of 'fashion-mnist', 'cifar10', got 'imagenet'"):
@@ -136,6 +193,14 @@ def test_test_batches_are_all_images_in_order():
     assert [len(y) for _, y in found] == [4, 4, 2]
     torch.testing.assert_close(torch.cat([x[:, 0, 0, 0] for x, _ in found]), torch.arange(10.0))
     assert found[0][0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_batches_do_not_depend_on_the_default_device():
+    images, labels = labelled(4)
+    expected = next(data.batches(images, labels, 4, ([0.5], [0.1])))
+    with torch.device("meta"):
+        found = next(data.batches(images, labels, 4, ([0.5], [0.1])))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_training_batches_shuffle_and_keep_label_and_image_together():

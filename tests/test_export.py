@@ -75,6 +75,30 @@ def test_a_single_layer_is_a_model_too(tmp_path):
     assert torch.equal(load_quantized(tmp_path / "layer.safetensors", nn.Linear(3, 2)).weight, layer.eval().weight)
 
 
+def test_an_epitome_alone_is_a_model_too(tmp_path):
+    spec = DESIGN["0"]
+    layer, _ = epitomize(nn.Conv2d(6, 12, 3), {"": spec})
+    layer = quantize(layer, QuantConfig(bits=5))
+    calibrate(layer, IMAGES)
+    save_quantized(layer, tmp_path / "layer.safetensors")
+    loaded = load_quantized(tmp_path / "layer.safetensors", nn.Conv2d(6, 12, 3))
+    assert torch.equal(loaded(IMAGES), layer.eval()(IMAGES))
+
+
+def test_a_layer_with_two_names_is_stored_as_integers_under_both(tmp_path):
+    def twice():
+        layer = nn.Linear(4, 4)
+        return nn.Sequential(layer, nn.ReLU(), layer)
+
+    model = quantize(twice(), QuantConfig(bits=5))
+    x = torch.randn(8, 4)
+    calibrate(model, x)
+    save_quantized(model, tmp_path / "net.safetensors")
+    loaded = load_quantized(tmp_path / "net.safetensors", twice())
+    assert loaded[0] is loaded[2]
+    assert torch.equal(loaded(x), model.eval()(x))
+
+
 def test_the_files_hold_integers_of_few_bytes_and_plain_data(saved):
     state = load_file(saved[1])
     assert state["0.parametrizations.epitome.original"].dtype == torch.int8
@@ -117,6 +141,14 @@ def test_truncated_and_foreign_files(saved):
         (text.replace("version 1", "version 9"), "format of .*net.json must be one of 'epimlib .* version 1', got"),
         (text.replace('"granularity"', '"granulrity"', 1), "unknown key 'granulrity'.* did you mean 'granularity'"),
         (text.replace('"7": {', '"9": {'), "net.json names layer '9', which the model lacks"),
+        (
+            text.replace('"7": {', '"6": {'),
+            "net.json names layer '6', which must be a convolution or linear layer, got a ReLU",
+        ),
+        (text.replace('"7": {', '"1": {'), "names layer '1', which must be a .* got a BatchNorm2d"),
+        (json.dumps(json.loads(text) | {"layers": []}), "layers of .*net.json must be a mapping, got list"),
+        (json.dumps(json.loads(text) | {"layers": {"0": {"bits": "3"}}}), "bits must be a whole number, got '3'"),
+        (json.dumps(json.loads(text) | {"design": []}), "a design must be a mapping, got list"),
     ):
         about.write_text(content)
         with pytest.raises(ValueError, match=message):
@@ -152,4 +184,8 @@ def test_a_file_of_another_model_with_a_right_checksum(saved):
     description = json.loads(about.read_text())
     about.write_text(json.dumps(description | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}))
     with pytest.raises(ValueError, match="is for another model: '0.bias' is not in the file"):
+        load_quantized(path, dense())
+    path.write_bytes(b"no tensors")
+    about.write_text(json.dumps(description | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}))
+    with pytest.raises(ValueError, match="net.safetensors and .*net.json are no readable quantized model"):
         load_quantized(path, dense())

@@ -300,6 +300,43 @@ def test_epitomize_does_not_change_the_model_it_is_given():
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
+def test_a_model_that_is_one_layer_becomes_that_layer():
+    conv = nn.Conv2d(24, 40, 3).eval()
+    layer, report = epitomize(conv, {"": WRAPPED})
+    assert isinstance(layer, EpitomeConv2d)
+    assert not layer.training
+    assert list(report.converted) == [""]
+    assert report.parameters_after == WRAPPED.rows * WRAPPED.cols + 40
+    assert torch.equal(layer.bias, conv.bias)
+    assert type(epitomize(conv, {})[0]) is nn.Conv2d
+
+
+def test_a_layer_with_several_names_stays_one_layer():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = self.b = nn.Conv2d(24, 40, 3)
+            self.inner = nn.Sequential(self.a, nn.ReLU())
+
+    model, report = epitomize(Twice(), {"a": WRAPPED})
+    assert isinstance(model.a, EpitomeConv2d)
+    assert model.a is model.b is model.inner[0]
+    assert list(report.converted) == ["a"]
+    assert report.parameters_after == sum(p.numel() for p in model.a.parameters())
+
+
+def test_a_layer_follows_the_default_device_and_leaves_the_meta_device():
+    with torch.device("meta"):
+        inside = EpitomeConv2d(24, 40, 3, epitome=WRAPPED)
+        assert inside(torch.empty(1, 24, 8, 8)).shape == (1, 40, 6, 6)  # a mix of devices would be refused
+    assert inside.epitome.device == inside._index.device == torch.device("meta")
+    filled = EpitomeConv2d(24, 40, 3, epitome=WRAPPED)
+    x = torch.randn(1, 24, 8, 8)
+    for layer in (inside, EpitomeConv2d(24, 40, 3, device="meta", epitome=WRAPPED)):
+        layer.to_empty(device="cpu").load_state_dict(filled.state_dict())
+        assert torch.equal(layer(x), filled(x))
+
+
 def test_bad_input_is_one_clear_sentence():
     with pytest.raises(ValueError, match="groups must be 1 for an epitome, got 2"):
         EpitomeConv2d(24, 40, 3, groups=2, epitome=WRAPPED)

@@ -82,6 +82,21 @@ class TestHessian:
         found = hessian_traces(model, batches, F.mse_loss, probes=100)
         agree(found, exact_traces(model, batches, F.mse_loss, without=["1.weight"]), probes=100)
 
+    def test_float64_is_left_to_the_cpu(self, monkeypatch):
+        """Apple's GPUs have none; and the signs are drawn on the CPU, whatever the default device."""
+        moved, cpu, double = [], torch.Tensor.cpu, torch.Tensor.double
+
+        def on_the_cpu(tensor):
+            assert any(tensor is t for t in moved)
+            return double(tensor)
+
+        monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: moved.append(cpu(tensor)) or moved[-1])
+        monkeypatch.setattr(torch.Tensor, "double", on_the_cpu)
+        layer, batch = nn.Linear(6, 1, bias=False), (torch.eye(6), torch.arange(1.0, 7.0))
+        with torch.device("meta"):
+            found = hessian_traces(layer, [batch], lambda y, a: (a * y[:, 0] ** 2).sum(), probes=2)
+        assert found == {"": pytest.approx(2 * 21)}
+
     def test_wrong_requests(self):
         model = nn.Linear(2, 2)
         with pytest.raises(ValueError, match="batches must hold at least one batch, got none"):
@@ -106,6 +121,12 @@ class TestSensitivity:
             assert found["0"][bits] == pytest.approx(30.0 / 108 * distance, rel=1e-4)
         assert found["0"][3] > found["0"][5]
         assert sensitivities(model, {"0": -1.0}, config, [3]) == {"0": {3: 0.0}}
+
+    def test_bits_may_come_from_a_generator(self):
+        model, traces = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3)), {"0": 1.0, "1": 2.0}
+        found = sensitivities(model, traces, QuantConfig(), (b for b in (3, 5)))
+        assert found == sensitivities(model, traces, QuantConfig(), [3, 5])
+        assert list(found["1"]) == [3, 5]
 
     def test_an_epitome_counts_its_error_as_often_as_it_is_sampled(self):
         torch.manual_seed(0)

@@ -292,6 +292,15 @@ class TestLeastSquares:
         best = min(self.error(found * factor, m, n, q) for factor in np.linspace(0.8, 1.25, 46))
         assert self.error(found, m, n, q) <= 1.01 * best
 
+    @pytest.mark.parametrize("bits", [10, 12, 14, 16])
+    @pytest.mark.parametrize("draw", [np.random.Generator.normal, np.random.Generator.random])
+    def test_at_many_bits_merging_is_never_worse_than_the_largest_magnitude(self, bits, draw):
+        q = 2 ** (bits - 1) - 1
+        m = np.abs(draw(np.random.default_rng(0), size=30_000))
+        n = np.random.default_rng(1).integers(1, 5, size=m.size)
+        found, peak = (self.error(step, m, n, q) for step in (least_squares_step(m, n, q), m.max() / q))
+        assert found <= peak
+
     def test_usage_moves_the_step_towards_what_is_sampled_often(self):
         spec = EpitomeSpec(8, 16, (3, 3), (8, 8, 4, 4))
         layer = EpitomeConv2d(16, 8, 3, epitome=spec)
