@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from epimlib import runs
+from epimlib._checks import positive
 from epimlib.parameters import named
 from epimlib.runs import Notebook, RunRecord, table
 
@@ -131,11 +132,13 @@ def _train(request: argparse.Namespace) -> None:
     from epimlib.experiment import read_experiments
 
     found = read_experiments(request.experiments, request.run, request.seed)
+    if request.threads is not None:
+        positive("threads", request.threads)
     import torch
 
     from epimlib.training import train
 
-    if request.threads:
+    if request.threads is not None:
         torch.set_num_threads(request.threads)
     for run in found:
         output = Path(request.output) / run.study

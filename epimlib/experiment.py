@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 PRECISIONS = ("float32", "bfloat16", "float16")
+SCHEDULES = ("poly", "cosine", "tanh")
+"""Of timm's, those that need no further constants."""
 DENSE_BITS = 32
 """Of the dense network that crossbars are compared with."""
 
@@ -51,7 +53,7 @@ class TrainConfig:
     model_options: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of ``timm.create_model``."""
     image_size: int | None = None
-    """Height and width [pixels]; None is the data set's own."""
+    """Height and width [pixels] of ImageNet's crops; None is the usual size."""
     start: str | None = None
     """The run whose weights are the start: a run of the dense network, or of the one that ``design`` or ``shrink`` make
     of it. None: from scratch."""
@@ -79,9 +81,9 @@ class TrainConfig:
     lr: float = 0.1
     weight_decay: float = 5e-4
     schedule: str = "poly"
-    """A timm name; ``poly`` falls linearly to zero."""
+    """One of `SCHEDULES`; ``poly`` falls linearly to zero."""
     warmup: float = 0.0
-    """Share of the epochs in which the learning rate rises from zero."""
+    """Share of the epochs in which the learning rate rises from zero, less than 1."""
     smoothing: float = 0.0
     """Label smoothing."""
     mixup: float = 0.0
@@ -104,15 +106,39 @@ class TrainConfig:
     def __post_init__(self) -> None:
         one_of("data", self.data, DATASETS)
         one_of("precision", self.precision, PRECISIONS)
+        one_of("schedule", self.schedule, SCHEDULES)
         for name, least in (("epochs", 0), ("batch_size", 1), ("workers", 0), ("seed", 0)):
             positive(name, getattr(self, name), least)
+        if self.seed >= 2**32:
+            raise ValueError(f"seed must be less than 2**32, got {self.seed}")
         for name, most in (("distillation", 1), ("warmup", 1), ("smoothing", 1), ("ema", 1), ("lr", 100)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+            if not _number(value) or not 0 <= value <= most:
                 raise ValueError(f"{name} must be a number from 0 to {most}, got {value!r}")
-        for name in ("model_options", "design", "shrink", "quantize", "layer_bits", "mixed", "hardware_options"):
-            if not isinstance(getattr(self, name), Mapping | None):
-                raise TypeError(f"{name} must be a mapping, got {getattr(self, name)!r}")
+        if self.warmup == 1:
+            raise ValueError(f"warmup must be less than 1, which leaves no epoch to the schedule, got {self.warmup!r}")
+        for name in ("weight_decay", "mixup", "cutmix"):
+            if not _number(getattr(self, name)) or not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be a number of at least 0, got {getattr(self, name)!r}")
+        if not _number(self.temperature) or not self.temperature > 0:
+            raise ValueError(f"temperature must be a number above 0, got {self.temperature!r}")
+        if (self.mixup or self.cutmix) and self.batch_size % 2:
+            raise ValueError(f"batch_size must be even for mixup and cutmix, which mix pairs, got {self.batch_size}")
+        for what, kind, names in (
+            ("a name", str, ("model", "optimizer", "hardware")),
+            ("a name", str | None, ("start", "auto_augment")),
+            ("a mapping", Mapping, ("model_options", "layer_bits", "hardware_options")),
+            ("a mapping", Mapping | None, ("design", "shrink", "quantize", "mixed")),
+        ):
+            for name in names:
+                if not isinstance(getattr(self, name), kind):
+                    raise TypeError(f"{name} must be {what}, got {getattr(self, name)!r}")
+        if self.image_size is not None:
+            positive("image_size", self.image_size)
+            if self.data != "imagenet":
+                raise ValueError(
+                    f"image_size must be None for {self.data}, whose images have one size, got {self.image_size}"
+                )
         if self.shrink is not None and self.mixed is not None:
             raise ValueError(
                 "shrink and mixed exclude each other: bits by sensitivity are for dense and epitome layers"
@@ -121,14 +147,27 @@ class TrainConfig:
             raise ValueError("design and shrink exclude each other: both make the network smaller")
         if self.distillation and self.start is None:
             raise ValueError(f"distillation {self.distillation} needs a start, the network to learn from")
+        if self.layer_bits and self.quantize is None:
+            raise ValueError("layer_bits needs quantize, which says how")
+        for name, bits in self.layer_bits.items():
+            _bits(f"layer_bits of {name!r}", bits)
         if self.mixed is not None:
             keys("mixed", self.mixed, ["bits", "factor"], ["batches", "probes"])
             if self.quantize is None:
                 raise ValueError("mixed needs quantize, which says how")
+            choices, factor = self.mixed["bits"], self.mixed["factor"]
+            if not isinstance(choices, list | tuple) or not choices:
+                raise ValueError(f"mixed.bits must be a list of at least one choice, got {choices!r}")
+            for bits in choices:
+                _bits("mixed.bits", bits)
+            if not _number(factor) or not factor > 0:
+                raise ValueError(f"mixed.factor must be a number above 0, got {factor!r}")
+            for name in ("batches", "probes"):
+                positive(f"mixed.{name}", self.mixed.get(name, 1))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data that ``from_dict`` reads."""
-        return dataclasses.asdict(self)
+        """Return plain data that ``from_dict`` reads, just as a file of it would: tuples become lists."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "TrainConfig":
@@ -186,14 +225,24 @@ def read_experiments(path: str | Path, runs: Iterable[str] = (), seeds: Iterable
     """
     data = read_yaml(path, "file of experiments")
     keys(f"{path}", data, ["study", "seeds", "base", "runs"])
+    if not isinstance(data["study"], str):
+        raise TypeError(f"study of {path} must be a name, got {data['study']!r}")
+    for what in ("base", "runs"):
+        if not isinstance(data[what], Mapping):
+            raise TypeError(f"{what} of {path} must be a mapping, got {data[what]!r}")
     wanted = list(runs) or list(data["runs"])
     for name in wanted:
         if name not in data["runs"]:
             raise ValueError(f"{path} has no run {name!r}; {nearest(name, data['runs'])}")
     found = []
     for name in (name for name in data["runs"] if name in wanted):
-        own = dict(data["runs"][name] or {})
-        for seed in list(seeds) or own.get("seeds", data["seeds"]):
+        own = data["runs"][name] or {}
+        if not isinstance(own, Mapping):
+            raise TypeError(f"{path}, run {name!r}: a run must be a mapping, got {own!r}")
+        listed = list(seeds) or own.get("seeds", data["seeds"])
+        if not isinstance(listed, list):
+            raise TypeError(f"{path}, run {name!r}: seeds must be a list, got {listed!r}")
+        for seed in listed:
             values = {**data["base"], **own, "seed": seed}
             values.pop("seeds", None)
             if isinstance(values.get("design"), str):
@@ -202,9 +251,9 @@ def read_experiments(path: str | Path, runs: Iterable[str] = (), seeds: Iterable
                 found.append(Run(data["study"], name, TrainConfig.from_dict(values)))
             except (TypeError, ValueError) as error:
                 raise type(error)(f"{path}, run {name!r}: {error}") from error
-        start = found[-1].config.start
-        if start is not None and start not in data["runs"]:
-            raise ValueError(f"{path}, run {name!r}: start must be another run of the file, got {start!r}")
+            start = found[-1].config.start
+            if start is not None and (start == name or start not in data["runs"]):
+                raise ValueError(f"{path}, run {name!r}: start must be another run of the file, got {start!r}")
     return found
 
 
@@ -221,8 +270,11 @@ def create(config: TrainConfig) -> "nn.Module":
 
     torch.manual_seed(config.seed)
     options = {"num_classes": DATASETS[config.data].classes, "in_chans": config.input_size[0], **config.model_options}
-    model = timm.create_model(config.model, **options)
-    return model
+    try:
+        return timm.create_model(config.model, **options)
+    except RuntimeError as error:
+        hint = nearest(config.model, timm.list_models())
+        raise ValueError(f"model {config.model!r} cannot be made by timm: {error}; {hint}") from error
 
 
 def build(
@@ -265,9 +317,11 @@ def build(
         _load(model, start, config)
     teacher = deepcopy(dense if from_dense else model).eval().requires_grad_(False) if config.distillation else None
     if bits is None and config.quantize is not None:
-        bits = dict.fromkeys(quantizable(model), QuantConfig(**_options(config, hardware)).bits) | dict(
-            config.layer_bits
-        )
+        bits = dict.fromkeys(quantizable(model), QuantConfig(**_options(config, hardware)).bits)
+        for name in config.layer_bits:
+            if name not in bits:
+                raise ValueError(f"layer_bits names layer {name!r}, which the network lacks; {nearest(name, bits)}")
+        bits |= config.layer_bits
         if config.mixed is not None:
             bits |= _mixed_bits(config, model, workload, design, batch, reference)
     if bits is not None:
@@ -306,7 +360,17 @@ def _load(model: "nn.Module", state: "Mapping[str, torch.Tensor]", config: Train
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"the start {config.start!r} is another network than this run's: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"the start {config.start!r} is another network than this run's: {reason}") from error
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _bits(name: str, value: Any) -> None:
+    if positive(name, value, 2) > 16:
+        raise ValueError(f"{name} must be at most 16, got {value}")
 
 
 def _options(config: TrainConfig, hardware: Hardware) -> dict[str, Any]:
@@ -356,19 +420,22 @@ def _mixed_bits(
 ) -> dict[str, int]:
     """Return the bits of least sensitivity for the layers that ``layer_bits`` does not name."""
     from epimlib.precision import assign_bits, bit_crossbars, hessian_traces, sensitivities
-    from epimlib.quantize import QuantConfig
+    from epimlib.quantize import QuantConfig, quantizable
 
     if batch is None:
         raise ValueError("mixed precision needs a batch of training images, for the sensitivities")
     hardware, fixed = config.on_hardware(), dict(config.layer_bits)
-    options = QuantConfig(**_options(config, hardware))
-    traces = hessian_traces(model.eval(), [batch], probes=config.mixed.get("probes", 20), seed=config.seed)
-    sensitivity = sensitivities(model.train(), traces, options, config.mixed["bits"])
-    crossbars = bit_crossbars(workload, hardware, design, {*config.mixed["bits"], *fixed.values()})
+    options, choices, factor = QuantConfig(**_options(config, hardware)), config.mixed["bits"], config.mixed["factor"]
+    crossbars = bit_crossbars(workload, hardware, design, {*choices, *fixed.values()})
     taken = sum(crossbars[name][b] for name, b in fixed.items())
-    free = [name for name in sensitivity if name not in fixed]
-    return assign_bits(
-        {name: sensitivity[name] for name in free},
-        {name: {b: crossbars[name][b] for b in config.mixed["bits"]} for name in free},
-        int(reference / config.mixed["factor"]) - taken,
-    ).bits
+    free = [name for name in quantizable(model) if name not in fixed]
+    if not free:
+        raise ValueError("mixed needs a layer that layer_bits does not name, for which it may choose")
+    needed = {name: {b: crossbars[name][b] for b in choices} for name in free}
+    least = taken + sum(min(by_bits.values()) for by_bits in needed.values())
+    if int(reference / factor) < least:  # before the hour that the Hessian takes
+        raise ValueError(f"mixed.factor must be at most {reference / least:.6g} for these bits, got {factor}")
+    traces = hessian_traces(model.eval(), [batch], probes=config.mixed.get("probes", 20), seed=config.seed)
+    sensitivity = sensitivities(model.train(), traces, options, choices)
+    budget = int(reference / factor) - taken
+    return assign_bits({name: sensitivity[name] for name in free}, needed, budget).bits

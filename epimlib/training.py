@@ -19,7 +19,7 @@ import io
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,7 +31,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from epimlib import data as images_of
-from epimlib._checks import read_json, write_bytes, write_json, write_text
+from epimlib._checks import keys, one_of, read_json, write_bytes, write_json, write_text
 from epimlib._torchvision import ensure_torchvision
 from epimlib.experiment import Network, TrainConfig, build
 from epimlib.runs import RECORD, RunError, RunRecord
@@ -65,8 +65,8 @@ def train(
 
     Raises:
         FileNotFoundError: if the start or the images are missing.
-        ValueError: if the folder holds another run, the configuration does not fit the network, or TensorBoard is
-            wanted and not installed.
+        ValueError: if the folder holds another run, the configuration does not fit the network, a file is damaged, the
+            device is not there, or TensorBoard is wanted and not installed.
         RunError: if the loss is no longer finite.
     """
     folder = Path(folder)
@@ -96,19 +96,31 @@ def train(
     return trainer.finish(history, record)
 
 
-def load_trained(folder: str | Path) -> Network:
+def load_trained(folder: str | Path, start: str | Path | None = None) -> Network:
     """Return the network of a finished run, with its weights, in eval mode.
+
+    Args:
+        folder: of the run.
+        start: as for `train`. Without it there is no teacher, and a network whose shapes its start has decided (the
+            methods ``low-rank`` and ``channels``) does not come back.
 
     Raises:
         FileNotFoundError: if the run is not there or not finished.
-        ValueError: if its files are damaged.
+        ValueError: if its files are damaged, or its start is needed.
     """
     folder = Path(folder)
     config = TrainConfig.from_dict(RunRecord.load(folder).parameters)
-    about = read_json(folder / "network.json", "description of a network")
-    network = build(config, bits=about["bits"])
-    network.model.load_state_dict(_weights(folder))
-    return Network(network.model.eval(), network.teacher, about)
+    about, state = _about(folder), _weights(folder)
+    first = None if config.start is None or start is None else _weights(Path(start))
+    try:
+        network = build(config, first, bits=about["bits"])
+        network.model.load_state_dict(state)
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        if config.start is not None and start is None:
+            reason = f"start must be the folder of the run {config.start!r}, got None"
+        raise ValueError(f"the network of {folder} does not come back: {reason}") from error
+    return Network(network.model.eval(), None if first is None else network.teacher, about)
 
 
 class _Trainer:
@@ -149,24 +161,33 @@ class _Trainer:
         )
         self.soft = SoftTargetCrossEntropy()
         self.scaler = torch.amp.GradScaler(place.device.type, enabled=config.precision == "float16")
+        if place.rank == 0:  # not before: a request that fails must leave the folder to the next one
+            write_json(folder / "network.json", {"config": config.to_dict(), **self.about})
 
     def _build(self, start: str | Path | None) -> Network:
-        """Return the network; what took time to decide is read from the folder if it was decided before."""
-        config, known = self.config, self.folder / "network.json"
+        """Return the network; what took time to decide is read from the folder of a run that has begun."""
+        config, folder = self.config, self.folder
         weights = None
         if config.start is not None:
             if start is None:
                 raise ValueError(f"start must be the folder of the run {config.start!r}, got None")
             weights = _weights(Path(start))
-        if known.is_file():
-            about = read_json(known, "description of a network")
-            _same(self.folder, about["config"], config)
+        if any(folder.glob("epoch-*.pt")) or (folder / "weights.pt").is_file():
+            about = _about(folder)
+            _same(folder, about["config"], config)
             return build(config, weights, bits=about["bits"])
-        batch = self.images.sample(config.mixed.get("batches", 1)) if config.mixed else None
-        network = build(config, weights, batch)
-        if self.place.rank == 0:
-            write_json(known, {"config": config.to_dict(), **network.about})
-        return network
+        if config.mixed is None:
+            return build(config, weights)
+        # The first process decides for all: with other bits each would train another network, of the same shapes.
+        batch = self.images.sample(config.mixed.get("batches", 1)) if self.place.rank == 0 else None
+        if not self.place.distributed:
+            return build(config, weights, batch)
+        # A group of their own, since the others wait for longer than a step may take.
+        waiting = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=1))
+        network = build(config, weights, batch) if self.place.rank == 0 else None
+        bits = [network and network.about["bits"]]
+        torch.distributed.broadcast_object_list(bits, 0, waiting)
+        return network or build(config, weights, bits=bits[0])
 
     def resume(self) -> list[dict[str, float]]:
         """Load the latest whole checkpoint, if there is one, and return its history."""
@@ -185,7 +206,7 @@ class _Trainer:
         return []
 
     def save(self, epoch: int, history: list[dict[str, float]]) -> None:
-        """Write a checkpoint and the history, each whole or not at all, and drop checkpoints that are too old."""
+        """Write a checkpoint and the history, each whole or not at all, and drop other checkpoints but the latest."""
         state = {
             "model": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -195,9 +216,13 @@ class _Trainer:
         }
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        name = f"epoch-{epoch + 1:04d}.{hashlib.sha256(buffer.getvalue()).hexdigest()[:16]}.pt"
-        write_bytes(self.folder / name, buffer.getvalue())
-        for old in sorted(self.folder.glob("epoch-*.pt"))[:-KEPT]:
+        number = f"epoch-{epoch + 1:04d}"
+        path = self.folder / f"{number}.{hashlib.sha256(buffer.getvalue()).hexdigest()[:16]}.pt"
+        write_bytes(path, buffer.getvalue())
+        found = sorted(self.folder.glob("epoch-*.pt"))
+        # What is not before this epoch is damaged, else the run would have gone on from there.
+        before = [other for other in found if other.name < number]
+        for old in {*found} - {path, *before[-(KEPT - 1) :]}:
             old.unlink()
         text = io.StringIO()
         table = csv.DictWriter(text, ["epoch", *history[0]], lineterminator="\n")
@@ -209,7 +234,8 @@ class _Trainer:
         """Train one epoch, evaluate, and return what is found."""
         from timm.utils import distribute_bn, random_seed
 
-        random_seed(self.config.seed * 100_003 + epoch, self.place.rank)
+        # NumPy takes 32 bits.
+        random_seed((self.config.seed * 100_003 + epoch) % (2**32 - self.place.world), self.place.rank)
         clock, work = time.perf_counter(), time.process_time()
         self.model.train()
         total = torch.zeros((), device=self.place.device)
@@ -229,6 +255,9 @@ class _Trainer:
             )
         if self.place.distributed:
             distribute_bn(self.network, self.place.world, reduce=True)
+            # Ranges of inputs and averaged buffers are of each process's own images. All evaluate what is saved.
+            for buffer in self.result.buffers():
+                torch.distributed.broadcast(buffer, 0)
         found = {"train_loss": mean.item(), **self.evaluate()}
         return {**found, "seconds": time.perf_counter() - clock, "processor_seconds": time.process_time() - work}
 
@@ -252,10 +281,15 @@ class _Trainer:
         self.scaler.update()
         return loss.detach()
 
+    @property
+    def result(self) -> torch.nn.Module:
+        """Return the network that is evaluated and saved."""
+        return self.ema.module if self.ema else self.network
+
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Return loss and accuracy [%] on the test images."""
-        model = (self.ema.module if self.ema else self.network).eval()
+        model = self.result.eval()
         sums = torch.zeros(3, dtype=torch.float64)
         for x, target in self.images.testing():
             output = model(x).float()
@@ -286,7 +320,7 @@ class _Trainer:
         record = dataclasses.replace(record, seconds=seconds, metrics=metrics)
         if self.place.rank == 0:
             buffer = io.BytesIO()
-            torch.save((self.ema.module if self.ema else self.network).state_dict(), buffer)
+            torch.save(self.result.state_dict(), buffer)
             write_bytes(self.folder / "weights.pt", buffer.getvalue())
             record.save(self.folder / RECORD)
             for checkpoint in self.folder.glob("epoch-*.pt"):
@@ -326,18 +360,23 @@ class _Images:
         if root is None:
             raise FileNotFoundError(f"no folder imagenet in {images_of.folder()}, with train and val in it")
         config, training = self.config, split == "train"
-        return create_loader(
-            create_dataset("", str(root), split=split, is_training=training),
+        dataset = part = create_dataset("", str(root), split=split, is_training=training)
+        if not training:  # timm's own sampler would fill up with images that are counted twice
+            part = torch.utils.data.Subset(dataset, range(self.place.rank, len(dataset), self.place.world))
+        loader = create_loader(
+            part,
             config.input_size,
             config.batch_size,
             is_training=training,
             auto_augment=config.auto_augment,
             num_workers=config.workers,
-            distributed=self.place.distributed,
+            distributed=self.place.distributed and training,
             device=self.place.device,
             use_prefetcher=False,
             persistent_workers=False,  # so that an epoch's augmentation depends on its number alone
         )
+        dataset.transform = part.transform  # which timm has given to the part
+        return loader
 
     def training(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of an epoch."""
@@ -365,9 +404,16 @@ class _Images:
         )
 
     def sample(self, count: int) -> tuple[Tensor, Tensor]:
-        """Return the first batches of training images as one, on the CPU, the same in every process."""
+        """Return batches of training images as one, on the CPU, always the same ones."""
         if self.config.data == "imagenet":
-            found = [batch for _, batch in zip(range(count), self.loaders[0], strict=False)]
+            from timm.utils import random_seed
+
+            random_seed(self.config.seed)
+            # Of all images, not of a process's share.
+            loader = torch.utils.data.DataLoader(
+                self.loaders[0].dataset, self.config.batch_size, shuffle=True, num_workers=self.config.workers
+            )
+            found = [batch for _, batch in zip(range(count), loader, strict=False)]
             return torch.cat([x for x, _ in found]), torch.cat([target for _, target in found])
         held, size = self.held, count * self.config.batch_size
         return next(images_of.batches(held.train_images[:size], held.train_labels[:size], size, self.statistics))
@@ -383,9 +429,11 @@ def _place(device: str) -> SimpleNamespace:
     ensure_torchvision()
     from timm.utils.distributed import init_distributed_device_so, is_distributed_env
 
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    there = [kind for kind, found in there.items() if found]
+    one_of("device", device.partition(":")[0], ["auto", *there])
     if device == "auto":
-        mps = torch.backends.mps.is_available()
-        device = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+        device = there[0]
     if is_distributed_env() and torch.distributed.is_initialized():
         rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         found = {"device": device, "global_rank": rank, "world_size": world, "distributed": True}
@@ -417,11 +465,21 @@ def _same(folder: Path, there: Mapping[str, Any], config: TrainConfig) -> None:
             )
 
 
+def _about(folder: Path) -> Mapping[str, Any]:
+    path = folder / "network.json"
+    names = ["config", "design", "bits", "crossbars", "crossbars_dense", "parameters"]
+    return keys(f"{path}", read_json(path, "description of a network"), names)
+
+
 def _weights(folder: Path) -> dict[str, Tensor]:
     path = folder / "weights.pt"
     if not path.is_file():
         raise FileNotFoundError(f"no {path}; the run is not finished, or its weights were not kept")
+    content = io.BytesIO(path.read_bytes())
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+        state = torch.load(content, map_location="cpu", weights_only=True)
+    except Exception as error:  # a foreign file raises anything, and says it in paragraphs
+        raise ValueError(f"{path} is damaged, or no file of weights") from error
+    if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise ValueError(f"{path} must hold tensors by name, got {type(state).__name__}")
+    return state
