@@ -34,6 +34,8 @@ OBJECTIVES = {
     "energy": "joules of one image",
     "edp": "energy-delay product, joule seconds",
 }
+_SCALE = 1e4
+"""Largest coefficient that the solver sees; its tolerances are absolute, 1e-6."""
 
 
 def candidates(
@@ -103,7 +105,7 @@ class SearchResult:
     """Designs evaluated."""
     seed: int | None = None
     history: tuple[float, ...] = ()
-    """Best objective after every generation."""
+    """Best objective after every generation; infinite before the first design that meets the limits."""
     message: str = ""
 
     @property
@@ -112,14 +114,14 @@ class SearchResult:
         return None if self.bound is None else self.value / self.bound - 1
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data that ``from_dict`` reads."""
-        return {**vars(self), "choice": list(self.choice), "history": list(self.history)}
+        """Return plain data that ``from_dict`` reads; what is infinite in the history is None."""
+        return {**vars(self), "choice": list(self.choice), "history": _to_json(self.history)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "SearchResult":
         """Return the result of ``to_dict``; unknown or missing keys raise ``ValueError``."""
         keys("a search result", data, cls.__dataclass_fields__)
-        return cls(**{**data, "choice": tuple(data["choice"]), "history": tuple(data["history"])})
+        return cls(**{**data, "choice": tuple(data["choice"]), "history": tuple(_from_json(data["history"]))})
 
     def __str__(self) -> str:
         rows = [
@@ -133,6 +135,14 @@ class SearchResult:
             ("message", self.message),
         ]
         return "\n".join(f"{name:>16}: {text}" for name, text in rows)
+
+
+def _to_json(history: Iterable[float]) -> list[float | None]:
+    return [None if math.isinf(value) else value for value in history]  # JSON has no infinity
+
+
+def _from_json(history: Iterable[float | None]) -> list[float]:
+    return [math.inf if value is None else value for value in history]
 
 
 class CannotBeMet(ValueError):
@@ -151,7 +161,7 @@ class _Problem:
         limit: float | None,
     ) -> None:
         one_of("objective", objective, OBJECTIVES)
-        positive("budget", budget)
+        budget = positive("budget", budget)
         if (proxy is None) != (limit is None):
             raise ValueError(f"proxy and limit go together, got proxy={proxy!r} and limit={limit!r}")
         self.table, self.objective, self.budget = table, objective, budget
@@ -163,14 +173,24 @@ class _Problem:
             kept = _undominated(values[:, [*self.columns, 3, *range(4, values.shape[1])]])
             self.kept.append(kept)
             self.values.append(values[kept])
-        self.limits = {3: budget - table.rest[3]} | ({} if limit is None else {4: float(limit)})
-        for column, allowed in self.limits.items():
-            least = sum(values[:, column].min() for values in self.values)
-            if least > allowed:
+        self.least = np.array([values.min(axis=0) for values in self.values])  # of every layer
+        self.limits = {}
+        for column, allowed in [(3, budget - table.rest[3]), *([] if limit is None else [(4, float(limit))])]:
+            self.limits[column] = self.loosened(column, allowed)
+            least = self.least[:, column].sum()
+            if not least <= self.limits[column]:
                 what = "budget" if column == 3 else "limit of the proxy"
                 raise CannotBeMet(
                     f"{what} must be at least {least:g}, what the smallest candidates need, got {allowed:g}"
                 )
+
+    def loosened(self, column: int, allowed: float) -> float:
+        """Return a limit with room for rounding: a sum that exceeds ``allowed`` in its last digits meets it.
+
+        Where terms cancel these are the last digits of the terms, whose magnitudes in a design that meets the limit
+        add up to no more than about those of the limit and of the least terms.
+        """
+        return allowed + 1e-12 * (abs(allowed) + np.abs(self.least[:, column]).sum())
 
     def result(self, genes: Sequence[int], method: str, **known: Any) -> SearchResult:
         """Return the result for one design, ``genes`` indexing the kept candidates."""
@@ -229,71 +249,109 @@ def solve_exact(
     """
     problem = _Problem(table, objective, budget, proxy, limit)
     column = 1 if objective == "energy" else 0
-    found = _knapsack(problem, column, {}, time_limit)
+    end = time.monotonic() + time_limit
+    found = _knapsack(problem, column, {}, end)
     if found is None:  # each can be met, but not both
         raise CannotBeMet(f"no design meets both budget {budget} and limit {limit:g}; allow more")
     genes, bound, message = found
     if objective == "edp":
-        return _solve_product(problem, genes, bound, time_limit, tolerance)
+        return _solve_product(problem, genes, bound, end, tolerance)
     return problem.result(genes, "exact", bound=bound + float(table.rest[column]), message=message)
 
 
 def _knapsack(
-    problem: _Problem, column: int, limits: Mapping[int, float], time_limit: float
+    problem: _Problem, column: int, limits: Mapping[int, float], end: float
 ) -> tuple[list[int], float, str] | None:
-    """Minimise the sum of one column under limits on others: genes, proven bound, message; None if none fits."""
+    """Minimise the sum of one column under limits on others: genes, proven bound, message; None if none fits.
+
+    The design meets the limits of the problem, the further ``limits`` but for the solver's tolerance.
+    """
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import block_diag
 
-    values = np.concatenate(problem.values)
-    scale = sum(own[:, column].max() for own in problem.values)
-    rows = [LinearConstraint(block_diag([np.ones((1, len(own))) for own in problem.values], "csr"), 1, 1)]
-    for limited, allowed in {**problem.limits, **limits}.items():
-        unit = max(np.abs(values[:, limited]).max(), 1e-300)
-        rows.append(LinearConstraint(values[None, :, limited] / unit, -np.inf, allowed / unit + 1e-12))
-    options = {"time_limit": time_limit, "mip_rel_gap": 0.0}
-    found = milp(values[:, column] / scale, constraints=rows, integrality=1, bounds=Bounds(0, 1), options=options)
-    if found.status == 2:
-        return None
-    if found.x is None:
-        raise RuntimeError(f"HiGHS found no design within {time_limit:g} s: {found.message}")
-    ends = np.cumsum([len(own) for own in problem.values])[:-1]
-    genes = [int(part.argmax()) for part in np.split(found.x, ends)]
-    bound = found.fun if found.mip_dual_bound is None else min(found.fun, found.mip_dual_bound)
-    return genes, bound * scale, found.message
+    sizes = [len(own) for own in problem.values]
+    first = np.cumsum([0, *sizes[:-1]])
+    # Only differences within a layer matter.
+    above = np.concatenate(problem.values) - np.repeat(problem.least, sizes, axis=0)
+    least = problem.least.sum(axis=0)
+    room = {limited: allowed - least[limited] for limited, allowed in {**problem.limits, **limits}.items()}
+    fits = np.all([above[:, limited] <= most for limited, most in room.items()], axis=0)
+    rows = [LinearConstraint(block_diag([np.ones((1, size)) for size in sizes], "csr"), 1, 1)]
+    for limited, most in room.items():
+        share = np.where(fits, above[:, limited], 0) / (most or 1.0)
+        rows.append(LinearConstraint(share[None] * _SCALE, -np.inf, _SCALE))
+    cost = above[:, column]
+    unit, best = cost[fits].max(initial=0), None
+    while True:
+        taken = fits & (cost <= unit)
+        found = milp(
+            np.where(taken, cost, 0) / (unit or 1.0) * _SCALE,
+            constraints=rows,
+            integrality=1,
+            bounds=Bounds(0, taken),
+            options={"time_limit": max(end - time.monotonic(), 0.0), "mip_rel_gap": 0.0},
+        )
+        if found.status == 2:
+            return best
+        if found.x is None and best is None:
+            raise RuntimeError(f"HiGHS found no design: {found.message}")
+        if found.x is None:
+            return *best[:2], found.message
+        genes = [int(part.argmax()) for part in np.split(found.x, first[1:])]
+        chosen = above[first + genes]
+        broken = [limited for limited in problem.limits if chosen[:, limited].sum() > room[limited]]
+        if broken:
+            # To the solver 0.999999 of a candidate is a candidate, which can hide that a design breaks a limit. Every
+            # design that needs at least as much in every layer breaks it too: one row excludes them all.
+            as_much = [above[:, limited] >= np.repeat(chosen[:, limited], sizes) for limited in broken]
+            rows.append(LinearConstraint(np.array(as_much, dtype=float), -np.inf, len(sizes) - 1))
+            continue
+        # The solver stops at an absolute gap. A design far below the unit only bounds the cost: no candidate beyond it
+        # can be part of a better one, and with it as the unit the next solution is exact.
+        total = float(chosen[:, column].sum())
+        exact = total >= unit / 10
+        bound = total if found.mip_dual_bound is None else found.mip_dual_bound * unit / _SCALE
+        bound = max(0.0, min(total, bound if exact else bound - 1e-6 * unit / _SCALE))
+        best = genes, float(least[column] + bound), found.message
+        if exact:
+            return best
+        unit = total
 
 
-def _solve_product(
-    problem: _Problem, fastest: list[int], low: float, time_limit: float, tolerance: float
-) -> SearchResult:
+def _solve_product(problem: _Problem, fastest: list[int], low: float, end: float, tolerance: float) -> SearchResult:
     """Energy-delay product: intervals of latency, split where their lower bound is lowest.
 
     They begin at ``low``, below which no latency is; ``fastest`` is the design that was found with it. In an interval
     from ``low`` to ``high`` no product is below ``low`` times the least energy at a latency of at most ``high``.
     Splitting stops when the lowest of these bounds is within the tolerance of the best design.
     """
-    end = time.monotonic() + time_limit
     rest_latency, rest_energy = (float(problem.table.rest[column]) for column in (0, 1))
 
     def sums(genes: Sequence[int]) -> np.ndarray:
         return sum(own[gene, :2] for own, gene in zip(problem.values, genes, strict=True)) + problem.table.rest[:2]
 
-    frugal, energy, _ = _knapsack(problem, 1, {}, time_limit)
-    best = min(fastest, frugal, key=lambda genes: sums(genes).prod())
     low += rest_latency
-    queue = [(low * (energy + rest_energy), low, float(sums(frugal)[0]))]
-    while queue[0][0] < sums(best).prod() * (1 - tolerance) and time.monotonic() < end:
-        _, low, high = heapq.heappop(queue)
-        for start, stop in ((low, (low + high) / 2), ((low + high) / 2, high)):
-            found = _knapsack(problem, 1, {0: stop - rest_latency}, time_limit)
-            if found is not None:
-                genes, energy, _ = found
-                best = min(best, genes, key=lambda genes: sums(genes).prod())
-                heapq.heappush(queue, (start * (energy + rest_energy), start, stop))
-    value = float(sums(best).prod())
-    bound = min(queue[0][0], value)
-    message = "Solved to the tolerance." if bound >= value * (1 - tolerance) else f"Stopped after {time_limit:g} s."
-    return problem.result(best, "exact", bound=bound, message=message)
+    best, message = fastest, "Solved to the tolerance."
+    queue = [(low * float(problem.least[:, 1].sum() + rest_energy), low, math.inf)]
+    try:
+        frugal, energy, _ = _knapsack(problem, 1, {}, end)
+        best = min(fastest, frugal, key=lambda genes: sums(genes).prod())
+        queue = [(low * (energy + rest_energy), low, float(sums(frugal)[0]))]
+        while queue[0][0] < sums(best).prod() * (1 - tolerance):
+            _, low, high = queue[0]
+            halves = []
+            for start, stop in ((low, (low + high) / 2), ((low + high) / 2, high)):
+                found = _knapsack(problem, 1, {0: problem.loosened(0, stop - rest_latency)}, end)
+                if found is not None:
+                    genes, energy, _ = found
+                    best = min(best, genes, key=lambda genes: sums(genes).prod())
+                    halves.append((start * (energy + rest_energy), start, stop))
+            heapq.heappop(queue)
+            for half in halves:
+                heapq.heappush(queue, half)
+    except RuntimeError as error:  # most often the time is over; what is still in the queue bounds the product
+        message = f"Stopped before the tolerance: {error}"
+    return problem.result(best, "exact", bound=min(queue[0][0], float(sums(best).prod())), message=message)
 
 
 def pareto(
@@ -341,16 +399,26 @@ def evolve(
 
     Raises:
         CannotBeMet: a ValueError, if the smallest candidates exceed the budget or the limit.
-        ValueError: if an argument is not allowed, or the checkpoint belongs to another search.
+        ValueError: if an argument is not allowed, or the checkpoint belongs to another search or has more generations.
         RuntimeError: if no design of the last generation meets both limits.
     """
-    positive("population", population, 8)
+    population = positive("population", population, 8)
     positive("generations", generations)
-    search = _Evolution(_Problem(table, objective, budget, proxy, limit), population, seed)
-    identity = {"objective": objective, "budget": budget, "population": population, "seed": seed, "limit": limit}
-    identity["table"] = zlib.crc32(b"".join(values.tobytes() for values in search.problem.values))
+    seed = positive("seed", seed, 0)
+    problem = _Problem(table, objective, budget, proxy, limit)
+    search = _Evolution(problem, population, seed)
+    identity = {"objective": objective, "budget": problem.budget, "population": population, "seed": seed}
+    identity["limit"] = None if limit is None else str(float(limit))  # infinity is no number of JSON
+    layers = repr([(name, len(own)) for name, own in zip(table.layers, problem.values, strict=True)])
+    identity["table"] = zlib.crc32(
+        b"".join([layers.encode(), table.rest.tobytes(), *(own.tobytes() for own in problem.values)])
+    )
     if checkpoint is not None and Path(checkpoint).is_file():
         search.restore(keys("the checkpoint", read_json(checkpoint, "checkpoint"), ["search", "state"]), identity)
+        if len(search.history) > generations:
+            raise ValueError(
+                f"generations must be at least {len(search.history)}, those of the checkpoint, got {generations}"
+            )
     with tqdm(total=generations, initial=len(search.history), disable=not progress, unit="generation") as bar:
         while len(search.history) < generations:
             search.step()
@@ -360,7 +428,7 @@ def evolve(
                 write_json(checkpoint, {"search": identity, "state": search.state()})
     if math.isinf(search.scores[0]):
         raise RuntimeError(f"the evolution found no design within budget {budget} and limit {limit}; allow more")
-    return search.problem.result(
+    return problem.result(
         search.genes[0],
         "evolution",
         evaluations=search.evaluations,
@@ -399,7 +467,7 @@ class _Evolution:
 
     def state(self) -> dict[str, Any]:
         """Plain data from which `restore` goes on as if nothing had happened."""
-        known = {"history": self.history, "evaluations": self.evaluations, "places": self.places.tolist()}
+        known = {"history": _to_json(self.history), "evaluations": self.evaluations, "places": self.places.tolist()}
         return {**known, "random": self.rng.bit_generator.state}
 
     def restore(self, data: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
@@ -408,7 +476,7 @@ class _Evolution:
         if differs:
             raise ValueError(f"the checkpoint belongs to another search: {', '.join(differs)} differs")
         state = keys("the checkpoint", data["state"], ["history", "evaluations", "places", "random"])
-        self.history, self.evaluations = list(state["history"]), state["evaluations"]
+        self.history, self.evaluations = _from_json(state["history"]), state["evaluations"]
         self.rng.bit_generator.state = state["random"]
         self.places, self.scores = self._survivors(np.array(state["places"]), 0)
 
@@ -446,21 +514,22 @@ class _Evolution:
         return places[best], scores[best]
 
     def _repair(self, places: np.ndarray) -> np.ndarray:
-        """Move layers of designs over a limit to smaller candidates until they meet it."""
+        """Move layers of designs over a limit to smaller candidates until they meet it or none is smaller."""
         for column in self.problem.limits:
             over = np.flatnonzero(self._excess(places, column) > 0)
             while len(over):
+                before = places[over]
                 places[over] = self._shrink(places[over], column)
-                over = over[self._excess(places[over], column) > 0]
+                moved = (places[over] != before).any(axis=1)
+                over = over[moved & (self._excess(places[over], column) > 0)]
         return places
 
     def _sum(self, places: np.ndarray, column: int) -> np.ndarray:
         return self.costs[column].take(places).sum(axis=1)
 
     def _excess(self, places: np.ndarray, column: int) -> np.ndarray:
-        """By how much designs exceed a limit; a sum that does so in its last digits meets it."""
-        allowed = self.problem.limits[column]
-        return self._sum(places, column) - allowed - 1e-12 * abs(allowed)
+        """By how much designs exceed a limit."""
+        return self._sum(places, column) - self.problem.limits[column]
 
     def _shrink(self, places: np.ndarray, column: int) -> np.ndarray:
         """One move for as many layers of each design as it is over the limit, the cheapest moves first."""
