@@ -283,13 +283,15 @@ def _knapsack(
     cost = above[:, column]
     unit, best = cost[fits].max(initial=0), None
     while True:
+        # Presolve can call a problem infeasible in which a design exceeds a limit by a millionth and others do not.
+        options = {"time_limit": max(end - time.monotonic(), 0.0), "mip_rel_gap": 0.0, "presolve": False}
         taken = fits & (cost <= unit)
         found = milp(
             np.where(taken, cost, 0) / (unit or 1.0) * _SCALE,
             constraints=rows,
             integrality=1,
             bounds=Bounds(0, taken),
-            options={"time_limit": max(end - time.monotonic(), 0.0), "mip_rel_gap": 0.0},
+            options=options,
         )
         if found.status == 2:
             return best
@@ -309,7 +311,7 @@ def _knapsack(
         # The solver stops at an absolute gap. A design far below the unit only bounds the cost: no candidate beyond it
         # can be part of a better one, and with it as the unit the next solution is exact.
         total = float(chosen[:, column].sum())
-        exact = total >= unit / 10
+        exact = total == 0 or total >= unit / 10
         bound = total if found.mip_dual_bound is None else found.mip_dual_bound * unit / _SCALE
         bound = max(0.0, min(total, bound if exact else bound - 1e-6 * unit / _SCALE))
         best = genes, float(least[column] + bound), found.message

@@ -4,9 +4,11 @@ import itertools
 import json
 import math
 import re
+import types
 
 import numpy as np
 import pytest
+import scipy.optimize
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,9 +16,27 @@ from hypothesis import strategies as st
 from epimlib import Design, EpitomeSpec, Hardware, Workload, evaluate
 from epimlib.layers import EpitomeConv2d
 from epimlib.pim.cost import Candidate, CostTable, tabulate
-from epimlib.search import SearchResult, candidates, copied_channels, evolve, fit_error, pareto, solve_exact
+from epimlib.search import (
+    CannotBeMet,
+    SearchResult,
+    _Evolution,
+    _Problem,
+    candidates,
+    copied_channels,
+    evolve,
+    fit_error,
+    pareto,
+    solve_exact,
+)
 
 OBJECTIVES = ["latency", "energy", "edp"]
+
+
+def table_of(values, rest=(0, 0, 0, 0)):
+    """A table with these latencies, energies, areas and crossbars, for every candidate of every layer."""
+    values = tuple(np.array(own, dtype=float) for own in values)
+    options = tuple(tuple(Candidate(None, bits + 2) for bits in range(len(own))) for own in values)
+    return CostTable(tuple(f"layer{i}" for i in range(len(values))), options, values, np.array(rest, dtype=float))
 
 
 @st.composite
@@ -24,14 +44,10 @@ def tables(draw):
     """Tables of made-up costs with two to four layers."""
     number = st.integers(1, 30)
     values = [
-        np.array(
-            [[*(draw(number) for _ in range(3)), draw(number)] for _ in range(draw(st.integers(1, 5)))], dtype=float
-        )
+        [[*(draw(number) for _ in range(3)), draw(number)] for _ in range(draw(st.integers(1, 5)))]
         for _ in range(draw(st.integers(2, 4)))
     ]
-    names = tuple(f"layer{i}" for i in range(len(values)))
-    options = tuple(tuple(Candidate(None, bits + 2) for bits in range(len(own))) for own in values)
-    return CostTable(names, options, tuple(values), np.array([draw(number), draw(number), 0.0, 0.0]))
+    return table_of(values, [draw(number), draw(number), 0, 0])
 
 
 def every_design(table, objective, budget, proxy=None, limit=math.inf):
@@ -80,6 +96,113 @@ def test_a_limit_on_a_proxy_is_kept(table, slack, data):
             solve_exact(table, "latency", budget=budget, proxy=proxy, limit=limit)
 
 
+def test_a_candidate_of_another_magnitude_does_not_hide_the_optimum():
+    """The solver's tolerances are absolute: beside ten millions, proxies of one and two looked the same."""
+    table = table_of([[[1, 1, 0, 1], [2, 2, 0, 1], [0.5, 0.5, 0, 1]]] * 3)
+    proxy = {name: [2, 1, 1e7] for name in table.layers}
+    result = solve_exact(table, budget=10, proxy=proxy, limit=3)
+    assert result.choice == (1, 1, 1)
+    assert result.value == pytest.approx(result.bound, rel=1e-9) == 6
+
+
+@pytest.mark.parametrize("excess", [1e-5, 1e-7, 1e-9])
+def test_a_limit_is_not_exceeded_by_a_millionth(excess):
+    table = table_of([[[1, 1, 0, 1], [2, 2, 0, 1]]] * 3)
+    proxy = {name: [1 + excess, 1] for name in table.layers}
+    assert solve_exact(table, budget=10, proxy=proxy, limit=3).choice == (1, 1, 1)
+    # The differences fit one by one, and only together exceed the limit.
+    table = table_of([[[2, 2, 0, 1], [1, 1, 0, 1], [3, 3, 0, 1]], [[1, 1, 0, 1], [2, 2, 0, 1], [3, 3, 0, 1]]])
+    proxy = {"layer0": [2 + excess, 3 + excess, 1 + excess], "layer1": [3, 2, 1 + excess]}
+    result = solve_exact(table, budget=10, proxy=proxy, limit=5)
+    assert result.value == pytest.approx(result.bound, rel=1e-9) == 4  # (1, 1) has 3, but exceeds the limit
+
+
+def test_a_design_that_nearly_meets_the_limit_does_not_hide_one_that_does():
+    table = table_of([[[2, 2, 0, 1], [1, 1, 0, 1]]] * 2 + [[[1, 1, 0, 1], [2, 2, 0, 1]]])
+    proxy = {"layer0": [1.0000001, 2], "layer1": [1, 2.0000001], "layer2": [2.0000001, 1.0000001]}
+    result = solve_exact(table, budget=10, proxy=proxy, limit=5)
+    assert result.value == pytest.approx(result.bound, rel=1e-9) == 5
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@settings(max_examples=20)
+@given(table=tables(), slack=st.integers(0, 40), size=st.sampled_from([1e4, 1e8, 1e16]))
+def test_the_optimum_is_found_beside_a_candidate_of_enormous_cost(objective, table, slack, size):
+    budget = int(sum(own[:, 3].min() for own in table.values)) + slack
+    first, *others = table.values
+    table = table_of([[*first, [size, size, 0, 0]], *others], table.rest)  # it saves crossbars for the others
+    expected = every_design(table, objective, budget)
+    result = solve_exact(table, objective, budget=budget)
+    assert result.value == pytest.approx(expected, rel=2e-6 if objective == "edp" else 1e-9)
+    assert result.bound <= expected * (1 + 1e-9)
+
+
+@settings(max_examples=30)
+@given(table=tables(), slack=st.integers(0, 9), size=st.sampled_from([1e-6, 1e-7, 1e-8, 1e-9]), data=st.data())
+def test_a_limit_is_kept_where_sums_nearly_agree(table, slack, size, data):
+    near = st.integers(0, 5).flatmap(lambda whole: st.integers(-2, 2).map(lambda parts: whole + parts * size))
+    proxy = {n: [data.draw(near) for _ in own] for n, own in zip(table.layers, table.values, strict=True)}
+    limit = float(round(sum(map(min, proxy.values()))) + slack)
+    expected = every_design(table, "latency", 1000, proxy, limit + 1e-11)
+    if expected is None:
+        with pytest.raises(CannotBeMet):
+            solve_exact(table, budget=1000, proxy=proxy, limit=limit)
+    else:
+        result = solve_exact(table, budget=1000, proxy=proxy, limit=limit)
+        assert result.value == pytest.approx(expected, rel=1e-9)
+        assert result.bound <= expected * (1 + 1e-9)
+        assert sum(proxy[n][i] for n, i in zip(table.layers, result.choice, strict=True)) <= limit + 1e-10
+
+
+@pytest.fixture
+def slow_solver(monkeypatch):
+    """Every solve takes ten seconds of a clock of its own: the clock, and how much time each solve was given."""
+    clock, given_time, solve = [0.0], [], scipy.optimize.milp
+
+    def milp(*args, options, **known):
+        given_time.append(options["time_limit"])
+        clock[0] += min(10, given_time[-1])
+        if given_time[-1] < 10:
+            return scipy.optimize.OptimizeResult(status=1, x=None, message="Time limit reached.")
+        return solve(*args, options={**options, "time_limit": 600}, **known)
+
+    monkeypatch.setattr("scipy.optimize.milp", milp)
+    monkeypatch.setattr("epimlib.search.time", types.SimpleNamespace(monotonic=lambda: clock[0]))
+    return clock, given_time
+
+
+@pytest.mark.parametrize("time_limit", [15, 25, 35, 45, 55])
+def test_all_solves_of_a_product_share_the_time(slow_solver, time_limit):
+    clock, given_time = slow_solver
+    values = np.random.default_rng(0).integers(1, 30, (5, 6, 4))
+    table = table_of(values)
+    budget = int(values[:, :, 3].min(axis=1).sum()) + 20
+    result = solve_exact(table, "edp", budget=budget, time_limit=time_limit)
+    assert clock[0] == time_limit
+    assert given_time == [time_limit - spent for spent in range(0, time_limit, 10)]
+    assert result.message == "Stopped before the tolerance: HiGHS found no design: Time limit reached."
+    assert 0 < result.bound < every_design(table, "edp", budget) * (1 - 1e-6)
+    assert result.value >= every_design(table, "edp", budget)
+    assert result.crossbars <= budget
+
+
+def test_a_search_that_ends_in_time_says_so_and_one_without_a_design_raises(slow_solver):
+    table = table_of(np.random.default_rng(0).integers(1, 30, (5, 6, 4)))
+    assert solve_exact(table, "edp", budget=60, time_limit=10_000).message == "Solved to the tolerance."
+    with pytest.raises(RuntimeError, match="HiGHS found no design: Time limit reached"):
+        solve_exact(table, "edp", budget=60, time_limit=5)
+
+
+def test_a_first_solution_is_not_lost_when_the_time_is_over(slow_solver):
+    """Beside a cost of ten billions the first solve tells small costs not apart, and the second has no time."""
+    table = table_of([[[1e10, 1, 0, 0], [2, 2, 0, 2], [1, 1, 0, 3]], *[[[1, 1, 0, 3], [3, 2, 0, 1], [4, 1, 0, 1]]] * 3])
+    optimum = every_design(table, "latency", 9)
+    result = solve_exact(table, budget=9, time_limit=15)
+    assert result.message == "Time limit reached."
+    assert 0 < result.bound < optimum <= result.value < 15
+    assert solve_exact(table, budget=9, time_limit=30).value == optimum
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @settings(max_examples=10)
 @given(table=tables(), slack=st.integers(0, 40))
@@ -117,6 +240,39 @@ def test_a_limit_that_only_rounding_exceeds_is_met():
     assert limit < np.full(10, 0.1).sum()  # another order of adding
     result = evolve(table, budget=30, proxy=proxy, limit=limit, population=8, generations=2, progress=False)
     assert result.choice == (1,) * 10
+
+
+@pytest.fixture
+def few_repairs(monkeypatch):
+    """A repair that goes on for ever fails."""
+    shrink, calls = _Evolution._shrink, itertools.count()
+
+    def counted(self, places, column):
+        assert next(calls) < 200, "the repair goes on for ever"
+        return shrink(self, places, column)
+
+    monkeypatch.setattr(_Evolution, "_shrink", counted)
+
+
+def test_a_limit_is_met_where_terms_of_the_proxy_cancel(few_repairs):
+    """Then the last digits are those of the terms: 0.1 + 0.2 - 0.3 is not zero."""
+    table = table_of([[[2, 2, 0, 1], [1, 1, 0, 1]]] * 3)
+    proxy = {"layer0": [0.1, 1.1], "layer1": [0.2, 1.2], "layer2": [-0.3, 0.7]}
+    small = {"population": 8, "generations": 2, "progress": False}
+    assert solve_exact(table, budget=100, proxy=proxy, limit=0).choice == (0, 0, 0)
+    assert evolve(table, budget=100, proxy=proxy, limit=0, **small).choice == (0, 0, 0)
+    terms = [0.2, -0.5, -0.4, -2.4, 1.8, 1.1, -0.3, 0.8, 0.3, -0.6, 1.0, -1.0]
+    assert 0 < sum(terms) < np.array(terms).sum() < 1e-15  # another order of adding
+    table = table_of([[[2, 2, 0, 1], [1, 1, 0, 1]]] * 12)
+    proxy = {name: [term, term + 1] for name, term in zip(table.layers, terms, strict=True)}
+    assert evolve(table, budget=100, proxy=proxy, limit=sum(terms), **small).choice == (0,) * 12
+
+
+def test_a_repair_ends_where_no_candidate_is_smaller(few_repairs):
+    table = table_of([[[2, 2, 0, 1], [1, 1, 0, 3]]] * 4)
+    search = _Evolution(_Problem(table, "latency", 12, None, None), 8, 0)
+    search.problem.limits[3] = 3  # below the four that the smallest candidates need
+    assert (search.costs[3][search._repair(search.places)] == 1).all()
 
 
 def test_the_evolution_meets_two_limits_that_leave_little_room(resnet50):
@@ -172,8 +328,6 @@ def test_equal_seeds_give_equal_results_and_an_interrupted_search_goes_on(resnet
     whole = evolve(resnet50, seed=3, **options)
     assert evolve(resnet50, seed=3, **options) == whole
     file = tmp_path / "search.json"
-    from epimlib.search import _Evolution
-
     step = _Evolution.step
 
     def interrupted(self):
@@ -192,6 +346,53 @@ def test_equal_seeds_give_equal_results_and_an_interrupted_search_goes_on(resnet
     file.write_text(file.read_text()[:100])
     with pytest.raises(ValueError, match="is not a readable checkpoint"):
         evolve(resnet50, seed=3, checkpoint=file, **options)
+
+
+def test_a_checkpoint_goes_on_with_what_it_has_or_not_at_all(tmp_path):
+    rows = [1, 1, 0, 2], [2, 2, 0, 1]
+    table = table_of([rows, rows[:1]])
+    options = {"budget": 4, "population": 8, "progress": False, "checkpoint": tmp_path / "search.json"}
+    evolve(table, generations=20, **options)
+    assert len(evolve(table, generations=30, **options).history) == 30
+    with pytest.raises(ValueError, match="generations must be at least 30, those of the checkpoint, got 29"):
+        evolve(table, generations=29, **options)
+    others = {
+        "costs of the layers without a weight": table_of([rows, rows[:1]], [1, 1, 0, 0]),
+        "names of layers": CostTable(("conv1", "fc"), table.candidates, table.values, table.rest),
+        "the same rows in other layers": table_of([rows[:1], [rows[1], rows[0]]]),
+    }
+    for other in others.values():
+        with pytest.raises(ValueError, match="the checkpoint belongs to another search: table differs"):
+            evolve(other, generations=30, **options)
+
+
+def test_generations_without_a_design_are_infinite_here_and_null_in_json(tmp_path):
+    """Two limits that only an even partition of ten numbers meets, which takes a while to find."""
+    numbers = [31, 41, 59, 26, 53, 58, 97, 93, 23, 84]
+    table = table_of([[[1, 1, 0, 1], [1, 1, 0, 1 + number]] for number in numbers])
+    proxy = {name: [number, 0] for name, number in zip(table.layers, numbers, strict=True)}
+    options = {"budget": 10 + 282, "proxy": proxy, "limit": 283, "population": 8, "progress": False}
+    whole = evolve(table, generations=50, **options)
+    assert whole.history[0] == math.inf > whole.history[-1]
+    text = json.dumps(whole.to_dict(), allow_nan=False)
+    assert json.loads(text)["history"][0] is None
+    assert SearchResult.from_dict(json.loads(text)) == whole
+    file = tmp_path / "search.json"
+    with pytest.raises(RuntimeError, match="found no design within budget 292 and limit 283; allow more"):
+        evolve(table, generations=5, checkpoint=file, **options)
+    assert json.loads(file.read_text())["state"]["history"] == [None] * 5
+    assert evolve(table, generations=50, checkpoint=file, **options) == whole
+
+
+def test_a_checkpoint_holds_what_numpy_counts_and_a_limit_without_end(tmp_path):
+    table = table_of([[[1, 1, 0, 2], [2, 2, 0, 1]]] * 2)
+    options = {"proxy": {name: [1, 2] for name in table.layers}, "generations": 2, "progress": False}
+    counts = {"budget": np.int64(3), "population": np.int64(8), "seed": np.int64(1)}
+    for limit in (np.int64(4), math.inf):
+        file = tmp_path / f"{limit}.json"
+        found = evolve(table, limit=limit, checkpoint=file, **counts, **options)
+        assert evolve(table, limit=float(limit), checkpoint=file, budget=3, population=8, seed=1, **options) == found
+        assert SearchResult.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 
 
 def test_progress_is_shown(resnet50, capsys):
@@ -249,5 +450,8 @@ def test_bad_input_is_one_clear_sentence(resnet50):
         solve_exact(resnet50, budget=300, limit=1.0)
     with pytest.raises(ValueError, match="proxy of layer 'conv1' must be 2 finite numbers"):
         solve_exact(resnet50, budget=300, proxy={}, limit=1.0)
+    proxy = {name: np.zeros(len(own)) for name, own in zip(resnet50.layers, resnet50.values, strict=True)}
+    with pytest.raises(ValueError, match="limit of the proxy must be at least 0, what the smallest .* got nan"):
+        solve_exact(resnet50, budget=300, proxy=proxy, limit=math.nan)
     with pytest.raises(ValueError, match="population must be at least 8, got 2"):
         evolve(resnet50, budget=300, population=2)
