@@ -4,20 +4,26 @@ The first code cell of a notebook is tagged ``parameters`` and holds one paramet
 
     rows: int = 1024  # word lines of an epitome [word lines], 16..8192; full: 2048
 
-that is ``name: type = default  # help [unit], range; full: value``. The types are those of `TYPES`. The
+that is ``name: type = default  # help [unit], range, values; full: value``. The types are those of `TYPES`. The
 range, ``low..high`` with both ends included or ``a|b|c``, holds for each element of a list; only a free text
-and a bool have none. The value behind ``full:`` replaces the default in the full profile. The line is the
-only description of a parameter: `check` reads it inside the kernel, the ``epim`` command and the appendix of
-the book read it from the file.
+and a bool have none. A list has at least one value; a line may ask for more and for an order of them::
+
+    bits: list[int] = [3, 5]  # of a weight [bit], 2..9, 2.. values, ascending
+
+``2.. values`` are two or more, ``2..5 values`` two to five, ``2 values`` exactly two; the orders are those of
+`ORDERS`. The value behind ``full:`` replaces the default in the full profile. The line is the only description of a
+parameter: `check` reads it inside the kernel, the ``epim`` command and the appendix of the book read it from the file.
 """
 
 import ast
 import io
+import itertools
 import linecache
 import math
+import operator
 import re
 import tokenize
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,10 +31,31 @@ from epimlib._checks import nearest
 
 TYPES = {"int": int, "float": float, "bool": bool, "str": str}
 TYPES |= {"list[int]": int, "list[float]": float, "list[str]": str}
-LINE = "name: type = default  # help [unit], range; full: value"
-COMMENT = re.compile(
-    r"# *(?P<help>[^\[\];]+?) *\[(?P<unit>[^\[\]]+)\](, *(?P<range>[^;]+?))?( *; *full: *(?P<full>.+))?"
-)
+LINE = "name: type = default  # help [unit], range, values; full: value"
+COUNT = re.compile(r"(\d{1,4})(?:(\.\.)(\d{0,4}))? values")
+ORDERS: dict[str, Callable[[Any, Any], bool]] = {
+    "ascending": operator.lt,
+    "descending": operator.gt,
+    "distinct": operator.ne,
+}
+"""Orders of a list, and what holds for any value of it and any that follows."""
+
+
+class ParameterError(ValueError):
+    """A value that a notebook cannot work with; the sentence says which and what to change."""
+
+
+def require(condition: bool, sentence: str) -> None:
+    """Refuse parameters that do not go together, with a sentence that names them and says what to change.
+
+    For what a line of the parameters cell cannot say, because it depends on another parameter:
+    ``require(rows >= 9 * channels, f"rows must be at least 9 * channels = {9 * channels}, got {rows}")``.
+
+    Raises:
+        ParameterError: if the condition does not hold.
+    """
+    if not condition:
+        raise ParameterError(sentence)
 
 
 @dataclass(frozen=True)
@@ -43,6 +70,8 @@ class Parameter:
         unit: its unit.
         low, high: least and largest value (of each element of a list), or None.
         choices: the allowed values (of each element of a list), or none.
+        least, most: how many values a list may have; most is None where there is no limit.
+        order: one of `ORDERS`, or empty if any order is allowed.
         full: its value in the full profile, None where that is the default.
     """
 
@@ -54,25 +83,40 @@ class Parameter:
     low: float | None = None
     high: float | None = None
     choices: tuple[Any, ...] = ()
+    least: int = 1
+    most: int | None = None
+    order: str = ""
     full: Any = None
 
     @property
     def range(self) -> str:
         """Return the allowed values as the parameters cell writes them; empty if all of the type are."""
-        return f"{self.low}..{self.high}" if self.low is not None else "|".join(map(str, self.choices))
+        span = f"{self.low}..{self.high}" if self.low is not None else "|".join(map(str, self.choices))
+        count = f"{self._count} values" if (self.least, self.most) != (1, None) else ""
+        return ", ".join(filter(None, [span, count, self.order]))
+
+    @property
+    def _count(self) -> str:
+        return str(self.least) if self.least == self.most else f"{self.least}..{'' if self.most is None else self.most}"
 
     def check(self, value: Any) -> Any:
         """Return ``value``; an int where a float is wanted becomes one.
 
         Raises:
             TypeError: if it is of another type.
-            ValueError: if it, or an element of it, is out of range.
+            ParameterError: if it, or an element of it, is out of range; if a list has too few or too many values or
+                another order.
         """
         if not self.type.startswith("list"):
             return self._check(value, value)
         if not isinstance(value, list):
             raise TypeError(f"{self.name} must be of type {self.type}, got {value!r}")
-        return [self._check(element, value) for element in value]
+        values = [self._check(element, value) for element in value]
+        if not self.least <= len(values) <= (math.inf if self.most is None else self.most):
+            raise ParameterError(f"{self.name} must have {self._count} values, got {value!r}")
+        if self.order and not all(itertools.starmap(ORDERS[self.order], itertools.combinations(values, 2))):
+            raise ParameterError(f"the values of {self.name} must be {self.order}, got {value!r}")
+        return values
 
     def _check(self, element: Any, value: Any) -> Any:
         kind = TYPES[self.type]
@@ -81,9 +125,9 @@ class Parameter:
         if type(element) is not kind:
             raise TypeError(f"{self.name} must be of type {self.type}, got {value!r}")
         if self.low is not None and not self.low <= element <= self.high:
-            raise ValueError(f"{self.name} must be in {self.range} [{self.unit}], got {value!r}")
+            raise ParameterError(f"{self.name} must be in {self.low}..{self.high} [{self.unit}], got {value!r}")
         if self.choices and element not in self.choices:
-            raise ValueError(f"{self.name} must be {' or '.join(map(repr, self.choices))}, got {value!r}")
+            raise ParameterError(f"{self.name} must be {' or '.join(map(repr, self.choices))}, got {value!r}")
         return element
 
     def parse(self, text: str) -> Any:
@@ -91,12 +135,13 @@ class Parameter:
 
         Raises:
             TypeError: if the text is not of this type.
-            ValueError: if the value, or an element of it, is out of range.
+            ParameterError: as `check`.
         """
         convert = _bool if self.type == "bool" else TYPES[self.type]
         many = self.type.startswith("list")
+        parts = text.strip("[] ").split(",") if many else [text]
         try:
-            values = [convert(part.strip()) for part in (text.strip("[]").split(",") if many else [text])]
+            values = [convert(part.strip()) for part in parts if part or parts != [""]]
         except (KeyError, ValueError):
             raise TypeError(f"{self.name} must be of type {self.type}, got {text!r}") from None
         return self.check(values if many else values[0])
@@ -133,18 +178,38 @@ def parse_parameters(source: str, where: str = "the parameters cell") -> tuple[P
 
 
 def _parse_line(statement: ast.stmt, comment: str) -> Parameter:
-    match = COMMENT.fullmatch(comment.strip())
+    head, _, full = (part.strip() for part in comment.partition(";"))
+    help, _, tail = (part.strip() for part in head.removeprefix("#").partition("["))
+    unit, closed, rest = (part.strip() for part in tail.partition("]"))
+    described = help and unit and closed and rest[:1] in ("", ",") and full[: len("full:")] in ("", "full:")
     alone = statement.col_offset == 0 and statement.lineno == statement.end_lineno
-    if not (match and alone and isinstance(statement, ast.AnnAssign) and statement.value is not None):
+    if not (described and alone and isinstance(statement, ast.AnnAssign) and statement.value is not None):
         raise ValueError(f"a parameter is written {LINE!r}, got {f'{ast.unparse(statement)}  {comment}'!r}")
     name, kind = ast.unparse(statement.target), ast.unparse(statement.annotation)
     if kind not in TYPES:
         raise ValueError(f"the type of {name} must be one of {', '.join(TYPES)}, got {kind}")
-    low, high, choices = _parse_range(name, TYPES[kind], match["range"])
+    rules = [rule.strip() for rule in rest.split(",")[1:]]
+    span = rules.pop(0) if rules and not (rules[0] in ORDERS or COUNT.fullmatch(rules[0])) else None
+    low, high, choices = _parse_range(name, TYPES[kind], span)
+    least, most, order = _parse_values(name, kind, rules)
     default = _literal(name, ast.unparse(statement.value))
-    parameter = Parameter(name, kind, default, match["help"], match["unit"], low, high, choices)
-    full = None if match["full"] is None else parameter.check(_literal(name, match["full"]))
-    return replace(parameter, default=parameter.check(default), full=full)
+    parameter = Parameter(name, kind, default, help, unit, low, high, choices, least, most, order)
+    value = parameter.check(_literal(name, full.removeprefix("full:").strip())) if full else None
+    return replace(parameter, default=parameter.check(default), full=value)
+
+
+def _parse_values(name: str, kind: str, rules: list[str]) -> tuple[int, int | None, str]:
+    """Return (least, most, order) of ``2.. values`` and ``ascending``, either of which may be missing."""
+    least, most, order = 1, None, ""
+    if rules and (count := COUNT.fullmatch(rules[0])):
+        least, most = int(count[1]), int(count[3] or count[1]) if count[3] or not count[2] else None
+        rules = rules[1:]
+    if rules and rules[0] in ORDERS:
+        order, *rules = rules
+    scalar_with_rules = not kind.startswith("list") and (least, most, order) != (1, None, "")
+    if rules or scalar_with_rules or not 1 <= least <= (most or least):
+        raise ValueError(f"behind the range of a list {name} stand 'N.. values' and one of {', '.join(ORDERS)}")
+    return least, most, order
 
 
 def _literal(name: str, text: str) -> Any:
@@ -189,11 +254,19 @@ def resolve(parameters: tuple[Parameter, ...], given: Mapping[str, Any]) -> dict
     return {p.name: values.get(p.name, p.full if full and p.full is not None else p.default) for p in parameters}
 
 
-def check(namespace: dict[str, Any]) -> None:
+def check(namespace: dict[str, Any], **defaults: Any) -> bool:
     """Check the parameters of the notebook whose ``globals()`` are given, and say what the reader sees.
 
     Call it in the cell after the parameters cell. In the full profile it sets every parameter that has a full
     value and was not set otherwise.
+
+    Args:
+        namespace: the notebook's ``globals()``.
+        **defaults: the values that the notebook was written with. A reader edits the parameters cell itself, so that
+            only here an edited value is known from a default one.
+
+    Returns:
+        Whether every parameter has its default, so that what the text says of the results can be asserted.
 
     Raises:
         ValueError: if the parameters cell is malformed, a parameter unknown or a value out of range.
@@ -204,6 +277,10 @@ def check(namespace: dict[str, Any]) -> None:
     if not declared:
         raise ValueError("check found no parameters cell; run the cell that declares profile before it")
     parameters = parse_parameters(inputs[declared[-1]])
+    defaults = {p.name: p.default for p in parameters if p.name != "profile"} | {"profile": "quick"} | defaults
+    parameters = tuple(replace(p, default=p.check(defaults.pop(p.name))) for p in parameters)
+    for name in defaults:
+        named(parameters, name)
     # papermill puts its values into a cell of its own, which begins with this comment.
     injected = [source for source in inputs[declared[-1] + 1 :] if source.startswith("# Parameters\n")]
     given = {name: namespace[name] for source in injected for name in _assigned(source)}
@@ -211,6 +288,7 @@ def check(namespace: dict[str, Any]) -> None:
     values = resolve(parameters, edited | given)
     namespace.update(values)
     _display_markdown(_status(parameters, values))
+    return all(values[p.name] == p.default for p in parameters)
 
 
 def _inputs(namespace: Mapping[str, Any]) -> list[str]:

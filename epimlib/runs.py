@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from epimlib._checks import keys, nearest, read_json, write_json, write_text
-from epimlib.parameters import Parameter, check, parse_parameters, resolve
+from epimlib.parameters import Parameter, check, parse_parameters, require, resolve
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +31,7 @@ __all__ = [
     "notebooks",
     "over_seeds",
     "report",
+    "require",
     "results",
 ]
 

@@ -21,7 +21,7 @@ from nbformat import v4
 
 from epimlib import _page, runs
 from epimlib._page import plain
-from epimlib.parameters import Parameter, named, parse_parameters, resolve
+from epimlib.parameters import Parameter, ParameterError, named, parse_parameters, resolve
 from epimlib.runs import METRIC, Notebook, RunError, RunRecord, check, compare, execute, find_notebook, report, table
 
 PROFILE = 'profile: str = "quick"  # quick runs in seconds [name], quick|full\n'
@@ -125,11 +125,49 @@ class TestParametersCell:
             ("rows: int = 3.0  # rows [1], 1..4", "rows must be of type int, got 3.0"),
             ("rows: str = 'd'  # rows [1], a|b", "rows must be 'a' or 'b', got 'd'"),
             ("profile: str = 'quick'  # p [name], quick|full", "profile is declared twice"),
+            (
+                "rows: int = 3  # rows [1], 1..4, 2.. values",
+                "behind the range of a list rows stand 'N.. values' and one of",
+            ),
+            ("rows: int = 3  # rows [1], 1..4, ascending", "behind the range of a list rows stand"),
+            ("rows: list[int] = [3]  # rows [1], 1..4, sorted", "behind the range of a list rows stand"),
+            ("rows: list[int] = [3]  # rows [1], 1..4, 0.. values", "behind the range of a list rows stand"),
+            ("rows: list[int] = [3]  # rows [1], 1..4, 3..2 values", "behind the range of a list rows stand"),
+            ("rows: list[int] = [3]  # rows [1], 1..4, ascending, 2 values", "behind the range of a list rows stand"),
+            ("rows: list[int] = [3]  # rows [1], 1..4, 2.. values", r"rows must have 2.. values, got \[3\]"),
+            ("rows: int = 3  # rows [1], 1..4; quick: 2", "a parameter is written"),
+            ("rows: int = 3  # rows [1] 1..4", "a parameter is written"),
         ],
     )
     def test_a_malformed_line_is_named(self, line, message):
         with pytest.raises(ValueError, match=rf"^x.ipynb, line 2: {message}"):
             parse_parameters(PROFILE + line + "\n", "x.ipynb")
+
+    def test_spaces_do_not_keep_it(self):
+        line = "rows: int = 3  #" + " " * 100_000 + "rows [1]" + " " * 100_000 + "; 1..4"
+        with pytest.raises(ValueError, match="a parameter is written"):
+            parse_parameters(PROFILE + line)
+
+    @pytest.mark.parametrize(
+        ("rules", "good", "bad"),
+        [
+            ("", [[3], [3, 3], [4, 1, 2]], [[]]),
+            (", 2.. values", [[3, 3], [4, 1, 2]], [[3]]),
+            (", 2 values", [[3, 3]], [[3], [1, 2, 3]]),
+            (", 1..2 values", [[3], [3, 3]], [[], [1, 2, 3]]),
+            (", ascending", [[3], [1, 2, 4]], [[], [3, 3], [1, 4, 2]]),
+            (", descending", [[3], [4, 2, 1]], [[3, 3], [4, 1, 2]]),
+            (", 2.. values, distinct", [[4, 1, 2]], [[4], [4, 1, 4]]),
+        ],
+    )
+    def test_number_and_order_of_a_list_are_part_of_the_line(self, rules, good, bad):
+        line = f"rows: list[int] = {good[0]}  # rows [1], 1..4{rules}\n"
+        rows = named(parse_parameters(PROFILE + line), "rows")
+        assert rows.range == "1..4" + rules
+        assert [rows.parse(",".join(map(str, value))) for value in good] == good
+        for value in bad:
+            with pytest.raises(ParameterError, match="rows must (have|be)|values of rows must be"):
+                rows.parse(",".join(map(str, value)))
 
     def test_a_cell_that_is_not_python_is_named(self):
         with pytest.raises(ValueError, match=r"x.ipynb is not Python: .*line 2"):
@@ -204,7 +242,7 @@ class TestValues:
         assert named(PARAMETERS, name).parse(text) == value
 
     @pytest.mark.parametrize(
-        ("name", "text"), [("rows", "64.0"), ("rate", "fast"), ("wrap", "yes"), ("bits", "3,x"), ("bits", "")]
+        ("name", "text"), [("rows", "64.0"), ("rate", "fast"), ("wrap", "yes"), ("bits", "3,x"), ("bits", "3,,5")]
     )
     def test_a_text_of_another_type_is_refused(self, name, text):
         with pytest.raises(TypeError, match=f"{name} must be of type .*, got '{text}'"):
@@ -214,12 +252,11 @@ class TestValues:
 class TestCheck:
     """What the second cell of a notebook does, with the history that a kernel would have."""
 
-    def run(self, *inputs: str) -> dict:
+    def run(self, *inputs: str, **defaults) -> dict:
         namespace = {"In": ["", *inputs, "check(globals())"]}
         for source in inputs:
             exec(source, namespace)
-        check(namespace)
-        return namespace
+        return namespace | {"default": check(namespace, **defaults)} | {"rows": namespace["rows"]}
 
     def test_it_says_what_the_reader_sees(self, capsys):
         self.run(CELL)
@@ -233,6 +270,22 @@ class TestCheck:
         assert self.run(CELL, '# Parameters\nprofile = "full"\n')["rows"] == 2048
         assert self.run(CELL, '# Parameters\nprofile = "full"\nrows = 1024\n')["rows"] == 1024
         assert self.run(CELL.replace('"quick"', '"full"', 1))["rows"] == 2048
+
+    def test_an_edited_value_is_known_from_a_default_one(self):
+        assert self.run(CELL, rows=1024)["default"]
+        assert not self.run(CELL.replace("1024", "512"), rows=1024)["default"]
+        assert not self.run(CELL, "# Parameters\nwrap = False\n")["default"]
+
+    def test_the_full_profile_keeps_what_was_edited_in_the_cell(self, capsys):
+        full = CELL.replace('"quick"', '"full"', 1)
+        assert self.run(full, rows=1024)["rows"] == 2048
+        assert self.run(full.replace("1024", "512"), rows=1024)["rows"] == 512
+        assert "Profile full, rows = 512 instead of 1024." in capsys.readouterr().out
+        assert not self.run(full, rows=1024)["default"]
+
+    def test_a_default_of_no_parameter_is_refused(self):
+        with pytest.raises(ValueError, match="unknown parameter 'rwos'; did you mean 'rows'?"):
+            self.run(CELL, rwos=1)
 
     @pytest.mark.parametrize(
         ("injected", "message"),
@@ -292,8 +345,7 @@ class TestKernels:
     def test_nbclient_which_builds_the_book(self, tmp_path):
         path = write(tmp_path / "x.ipynb", cell=CELL.replace("1024", "512"))
         executed = NotebookClient(nbformat.read(path, as_version=4), kernel_name="python3").execute()
-        (output,) = executed.cells[2].outputs
-        assert output.data["text/plain"] == "Profile quick, every parameter at its default."
+        assert executed.cells[2].outputs[0].data["text/plain"] == "Profile quick, every parameter at its default."
 
     def test_nbval_which_keeps_no_history(self, tmp_path):
         good = write(tmp_path / "good.ipynb", "assert rows == 1024")
