@@ -171,8 +171,6 @@ class WeightQuantizer(nn.Module):
         usage = torch.ones(1, 1, 1, 1, 1) if usage is None else usage.float()
         self._mean_usage = usage.mean().item()
         self._usage = (usage if usage.ndim == 5 else self._tiles(usage)).to(weight.device)
-        self._state: tuple | None = None
-        self._kept: Tensor | None = None
         scale = self.fit(weight.detach())
         if config.learned:
             self.scale = nn.Parameter(scale)
@@ -180,21 +178,18 @@ class WeightQuantizer(nn.Module):
             self.register_buffer("scale", scale)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return the weight on its grid; in eval mode without gradients it is kept until weight or step changes."""
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or weight.is_inference():
-            return self._on_grid(weight)
-        if not isinstance(weight, nn.Parameter):  # computed by another parametrization, each time anew
-            return self._on_grid(weight)
-        state = tuple((t._version, t.data_ptr(), t.dtype, t.device) for t in (weight, self.scale))
-        if self._state != state:
-            with torch.inference_mode(False), torch.no_grad():
-                fresh = self._on_grid(weight)
-                if self._kept is None or (self._kept.dtype, self._kept.device) != (fresh.dtype, fresh.device):
-                    self._kept = fresh
-                else:
-                    self._kept.copy_(fresh)  # in place: its version tells the layer's own cache of the change
-            self._state = state
-        return self._kept
+        """Return the weight on its grid."""
+        scale = self.scale
+        if self.config.learned:
+            # LSQ: the gradient of a step times 1 / sqrt(q * weights per step). Its value stays what it is.
+            damped = scale * (self.levels * self._shape.numel() / len(scale)) ** -0.5
+            scale = (scale.detach() + (damped - damped.detach())).abs()
+        elif self.training:
+            scale = self._follow(weight.detach())
+            self.scale.copy_(scale)
+        scale = self._per_tile(scale)
+        quotient = (self._tiles(weight) / scale).clamp(-self.levels, self.levels)
+        return self._untile(_Round.apply(quotient) * scale)
 
     @torch.no_grad()
     def integers(self, weight: Tensor) -> Tensor:
@@ -257,19 +252,6 @@ class WeightQuantizer(nn.Module):
         difference = (magnitude / scale).round_().clamp_(max=self.levels).mul_(scale).sub_(magnitude)
         return difference.square_().mul_(self._usage).sum((2, 4)).flatten()
 
-    def _on_grid(self, weight: Tensor) -> Tensor:
-        scale = self.scale
-        if self.config.learned:
-            # LSQ: the gradient of a step times 1 / sqrt(q * weights per step). Its value stays what it is.
-            damped = scale * (self.levels * self._shape.numel() / len(scale)) ** -0.5
-            scale = (scale.detach() + (damped - damped.detach())).abs()
-        elif self.training:
-            scale = self._follow(weight.detach())
-            self.scale.copy_(scale)
-        scale = self._per_tile(scale)
-        quotient = (self._tiles(weight) / scale).clamp(-self.levels, self.levels)
-        return self._untile(_Round.apply(quotient) * scale)
-
     def _tiles(self, t: Tensor) -> Tensor:
         """Return a tensor of the weight's shape as ``(arrays, column blocks, columns, row blocks, rows)``."""
         t = t.reshape(self._matrix)
@@ -284,15 +266,9 @@ class WeightQuantizer(nn.Module):
     def _per_tile(self, scale: Tensor) -> Tensor:
         return scale.view(-1, self._blocks[0], 1, self._blocks[1], 1)
 
-    def train(self, mode: bool = True) -> "WeightQuantizer":
-        """Switch the mode as usual; the kept weight is made anew."""
-        self._state = None
-        return super().train(mode)
-
     def _apply(self, fn: Any, recurse: bool = True) -> "WeightQuantizer":
         super()._apply(fn, recurse)
         self._usage = self._usage.to(self.scale.device)
-        self._state = None
         return self
 
     def extra_repr(self) -> str:
