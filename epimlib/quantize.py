@@ -232,12 +232,12 @@ class WeightQuantizer(nn.Module):
         """Return the steps that the config's range gives a weight, ``(tiles,)``."""
         magnitude = self._tiles(weight.abs())
         largest = magnitude.amax((2, 4))
-        peak = largest
         if self.config.range == "mse":
             pair = (magnitude, self._usage.expand_as(magnitude))
             pair = (t.movedim(3, 2).flatten(0, 2).flatten(1).cpu().double().numpy() for t in pair)
             scale = magnitude.new_tensor([least_squares_step(m, n, self.levels) for m, n in zip(*pair, strict=True)])
         else:
+            peak = largest
             if self.config.range == "overlap":
                 often, some = self._usage > self._mean_usage, self._usage > 0
                 high, rest = ((magnitude * part).amax((2, 4)) for part in (often, some & ~often))
@@ -300,8 +300,8 @@ class InputQuantizer(nn.Module):
         low, high: the running least (at most 0) and largest (at least 0) input.
 
     Raises:
-        ValueError: in eval mode, if no input but zero has been observed. What cannot raise, a compiled or traced graph and
-            a batch of models under ``vmap``, computes NaN instead.
+        ValueError: in eval mode, if no input but zero has been observed. What cannot raise (a compiled or traced
+            graph, a batch of models under ``vmap``) computes NaN instead.
     """
 
     def __init__(self, config: QuantConfig) -> None:
