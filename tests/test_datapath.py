@@ -21,6 +21,7 @@ from epimlib.pim import analog
 from epimlib.pim.analog import NonIdealities
 from epimlib.pim.datapath import QuantizedLayer, compile, quantize_max, run, simulate, trace
 from epimlib.pim.events import Events, layer_events
+from epimlib.quantize import QuantConfig, calibrate, integer_weights, quantize
 from epimlib.workload import Layer
 from epimlib.workload import trace as trace_workload
 
@@ -759,6 +760,71 @@ def test_simulate_refuses_names_and_numbers():
     attention = nn.MultiheadAttention(2, 1)  # multiplies by its weights without calling its layers
     with pytest.raises(ValueError, match="inputs lack layer 'attention.out_proj'"):
         quantize_max(Attend(attention), torch.ones(1, 3, 2))
+
+
+def test_simulate_takes_the_integers_of_a_quantized_model_or_none():
+    model, images = quantize(network(), QuantConfig(bits=4)), torch.rand(2, 3, 9, 9, dtype=torch.float64)
+    calibrate(model, images)
+    with pytest.raises(ValueError, match=r"layer 'stem' is quantized already .*, quantized=integer_weights\(model\)"):
+        simulate(model, hardware(adc_bits=12), images)
+    with pytest.raises(ValueError, match="layer 'stem' is quantized already"):
+        quantize_max(model, images)
+    logits, _ = simulate(model, hardware(adc_bits=12), images, quantized=integer_weights(model))
+    with torch.no_grad():
+        torch.testing.assert_close(logits, model.eval()(images), rtol=1e-11, atol=1e-11)
+
+
+def test_simulate_refuses_what_would_run_beside_the_crossbars():
+    model, x = nn.Sequential(nn.Linear(2, 2)), torch.ones(1, 2)
+    own = {"0": QuantizedLayer(torch.ones(2, 2), 1.0, 4, 1.0, 4, False)}
+    with pytest.raises(ValueError, match="model must have a convolution or a linear layer"):
+        simulate(nn.Sequential(nn.ReLU()), hardware(), x)
+    with pytest.raises(ValueError, match="model must not be compiled, .*; a OptimizedModule is"):
+        simulate(torch.compile(model, backend="eager"), hardware(), x)
+    model[0].compile(backend="eager")
+    with pytest.raises(ValueError, match="model must not be compiled, .*; its part '0' is"):
+        simulate(model, hardware(), x)
+    patched = nn.Sequential(nn.Linear(2, 2))
+    patched[0].forward = lambda x: x
+    with pytest.raises(ValueError, match="layer '0' cannot be simulated"):
+        simulate(patched, hardware(), x)
+    assert "forward" in vars(patched[0])
+    functional = Functional()
+    own = {"layer": own["0"], "other": own["0"]}
+    with pytest.raises(ValueError, match="layer 'other' is not called when the model runs"):
+        simulate(functional, hardware(), x, quantized=own)
+    for wrong, kind in ((x.numpy(), "ndarray"), ((x, x), "tuple")):
+        with pytest.raises(TypeError, match=f"images must be a tensor of inputs, without targets, got {kind}"):
+            simulate(functional, hardware(), wrong)
+    with pytest.raises(ValueError, match=r"images must hold at least one image, got shape \(0, 2\)"):
+        simulate(functional, hardware(), x[:0])
+    with pytest.raises(TypeError, match=r"hardware must be a Hardware, got 'default'; did you mean Hardware.preset"):
+        simulate(functional, "default", x)
+    with pytest.raises(TypeError, match=r"hardware must be a Hardware, got 'default'"):
+        compile(None, DENSE, "default")
+
+
+class Functional(nn.Module):
+    """Multiplies by the weight of one of its layers without calling it."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.other = nn.Linear(2, 2), nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.layer(x) @ self.other.weight
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_inputs_of_half_precision_become_the_nearest_integers(dtype):
+    x = (torch.rand(2000) * 500).to(dtype)
+    layer = QuantizedLayer(torch.ones(1), 1.0, 4, 0.75, 10, False)
+    expected = (x.double() / 0.75).round()
+    assert torch.equal(layer.quantize_input(x).double(), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        model, images = nn.Linear(32, 4), torch.rand(3, 32).to(dtype).float()
+        inside = simulate(model, hardware(adc_bits=12), images).logits
+    assert torch.equal(inside, simulate(model, hardware(adc_bits=12), images).logits)
 
 
 class Attend(nn.Module):

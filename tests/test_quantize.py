@@ -16,7 +16,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from epimlib import EpitomeSpec, Hardware
 from epimlib.layers import EpitomeConv2d, EpitomeLinear
-from epimlib.pim.datapath import simulate
+from epimlib.pim.datapath import QuantizedLayer, simulate
 from epimlib.pim.hardware import Crossbar
 from epimlib.pim.mapping import map_layer
 from epimlib.quantize import (
@@ -753,6 +753,39 @@ class TestHardware:
         assert set(simulated.events) == {"stem", "wrapped", "grouped", "shift", "hidden", "head"}
         torch.testing.assert_close(simulated.logits, expected, rtol=1e-11, atol=1e-11)
         assert expected.std() > 1e-2
+
+    @pytest.mark.parametrize("seed", range(5))
+    @pytest.mark.parametrize("fast", [True, False])
+    def test_in_float64_every_layer_gets_the_same_integers(self, fast, seed, monkeypatch):
+        """Whatever the network was calibrated in: bit by bit, at every layer's input."""
+        hardware = Hardware.preset("default").replace({"adc.bits": 14})
+        model = quantize(network(seed), QuantConfig(bits=3, activation_bits=9, range="mse"))
+        calibrate(model, IMAGES)
+        model, images = model.double(), IMAGES.double()
+        layers, seen, expected = integer_weights(model), {}, {}
+
+        def observe(name):
+            def hook(_, inputs, output):
+                expected[name] = output / layers[name].input_scale
+
+            return model.get_submodule(name).input_quantizer.register_forward_hook(hook)
+
+        hooks = [observe(name) for name in layers]
+        with torch.no_grad():
+            logits = model(images)
+        for hook in hooks:
+            hook.remove()
+        plain = QuantizedLayer.quantize_input
+
+        def quantize_input(self, x):
+            return seen.setdefault(next(n for n, layer in layers.items() if layer is self), plain(self, x))
+
+        monkeypatch.setattr(QuantizedLayer, "quantize_input", quantize_input)
+        simulated = simulate(model, hardware, images, quantized=layers, fast=fast).logits
+        torch.testing.assert_close(simulated, logits, rtol=1e-11, atol=1e-11)
+        assert set(seen) == set(layers)
+        for name, integers in seen.items():
+            assert torch.equal(integers, expected[name].round())
 
     def test_a_float32_layer_agrees_to_float32(self):
         hardware = Hardware.preset("default").replace({"adc.bits": 14})

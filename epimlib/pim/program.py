@@ -30,7 +30,7 @@ from epimlib._checks import integers, one_of, positive
 from epimlib.pim import analog
 from epimlib.pim.analog import NonIdealities
 from epimlib.pim.events import Events, layer_events
-from epimlib.pim.hardware import Hardware
+from epimlib.pim.hardware import Hardware, check_hardware
 from epimlib.pim.layout import Layout, Read, Round
 from epimlib.pim.mapping import bit_slices
 from epimlib.pim.tables import Tables
@@ -216,7 +216,7 @@ def compile(
         name: of the layer, for messages.
 
     Raises:
-        TypeError: if the weight is no tensor.
+        TypeError: if the weight is no tensor, or the hardware something else, such as a preset's name.
         ValueError: if the weight has another shape than the plan's epitome, is not whole or is beyond
             ``bits``; if a crossbar is smaller than one channel's window (channel packing), or the ADC has no
             code above zero; if another argument is out of range.
@@ -235,7 +235,7 @@ def compile(
         raise ValueError(f"activation_bits must be at most 16, got {activation_bits}")
     if one_of("adc_range", adc_range, analog.RANGES) == "calibrated" and calibration is None:
         raise ValueError("calibration must be a feature map when adc_range is 'calibrated', got None")
-    crossbar = hardware.crossbar
+    crossbar = check_hardware(hardware).crossbar
     slices = bit_slices(bits, crossbar)
     step = analog.adc_step(adc_range, hardware)
     weight = _whole("weight", weight, *analog.weight_limits(bits, crossbar), f"{bits} bits").long().cpu()
