@@ -400,6 +400,14 @@ class Hardware:
         return self.constants().to_html()
 
 
+def check_hardware(hardware: Any) -> Hardware:
+    """Return the hardware, or raise ``TypeError`` if it is something else, such as the name of a preset."""
+    if not isinstance(hardware, Hardware):
+        given = f"{hardware!r}; did you mean Hardware.preset({hardware!r})?" if isinstance(hardware, str) else None
+        raise TypeError(f"hardware must be a Hardware, got {given or type(hardware).__name__}")
+    return hardware
+
+
 _SECTIONS = {f.name: f.type for f in dataclasses.fields(Hardware) if dataclasses.is_dataclass(f.type)}
 _FIELDS = {f"{section}.{f.name}": f for section, cls in _SECTIONS.items() for f in dataclasses.fields(cls)}
 _FIELDS["reuse"] = next(field for field in dataclasses.fields(Hardware) if field.name == "reuse")
