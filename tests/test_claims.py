@@ -215,7 +215,7 @@ class TestLoad:
             (with_check(tolerence=1), "unknown key 'tolerence' in checks of claim 'factor'; did you mean 'tolerance'"),
             (with_check(comparison=">"), "comparison of a check must be one of"),
             (with_check(value="30"), "value of a check must be a number, got '30'"),
-            (with_check(value=math.nan), "value of a check must be a number, got nan"),
+            (with_check(value=math.nan), "value of a check must be a number, got '.nan'"),
             (with_check(tolerance=-1), "tolerance of a check must be zero or more, got -1"),
             (with_check(records=""), "records of a check must be a text"),
             (with_check(configuration=None), "configuration of a check must be a text"),
