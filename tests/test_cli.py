@@ -68,7 +68,7 @@ MISTAKES = [
     ("run maping", "unknown notebook 'maping'; did you mean 'mapping'?"),
     ("run nothing.ipynb", "no notebook at nothing.ipynb"),
     ("run truncated.ipynb", "truncated.ipynb is not a readable notebook: Expecting ',' delimiter"),
-    ("run mapping --output notebooks/beside.txt", "cannot write into notebooks/beside.txt: Not a directory"),
+    ("run mapping --output notebooks/beside.txt", "cannot write into notebooks/beside.txt: it is no folder"),
     ("show maping", "unknown notebook 'maping'; did you mean 'mapping'?"),
     ("show truncated.ipynb", "truncated.ipynb is not a readable notebook: Expecting ',' delimiter"),
     ("compare nowhere nowhere", "no run record at nowhere"),
@@ -93,7 +93,9 @@ def test_a_wrong_request_is_one_sentence_and_starts_no_kernel(project, capsys, n
 def test_a_malformed_command_line_leaves_with_2(project, capsys, command):
     code, out, err = epim(capsys, *command.split())
     assert (code, out) == (2, "")
-    assert err.startswith("usage: epim")
+    assert err.startswith("epim: ")
+    assert "usage" not in err
+    assert err.count("\n") == 1
 
 
 def test_run_and_compare(project):
@@ -162,7 +164,9 @@ def test_an_interrupted_run_leaves_what_was_executed(project):
     err = running.communicate(timeout=60)[1]
     (folder,) = Path("runs").iterdir()
     assert running.returncode == 1
-    assert err.splitlines()[-1] == f"epim: interrupted (what was executed is in {folder})"
+    assert err.splitlines()[-1] == (
+        f"epim: interrupted (what was executed is in {folder}); a run begins anew, with the same command"
+    )
     assert "Traceback" not in err
     assert "before" in (folder / "05_long.partial.ipynb").read_text()
     assert {path.name for path in folder.iterdir()} <= {"05_long.partial.ipynb", "kernel.log"}

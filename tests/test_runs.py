@@ -626,7 +626,7 @@ class TestRun:
 
     def test_an_output_that_is_no_folder_starts_no_kernel(self, tmp_path, no_kernel):
         (tmp_path / "file").touch()
-        with pytest.raises(OSError, match="cannot write into .*file: Not a directory"):
+        with pytest.raises(OSError, match="cannot write into .*file: it is no folder"):
             execute(Notebook.load(write(tmp_path / "x.ipynb")), {}, tmp_path / "file")
 
     def test_a_read_only_output_is_one_sentence(self, read_only):
