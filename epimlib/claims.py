@@ -73,6 +73,8 @@ class Check:
         if not isinstance(self.parameters, Mapping):
             raise ValueError(f"parameters of a check must be a mapping, got {self.parameters!r}")
         _texts("a check", self, ("what", "metric", "records", "configuration"))
+        for name in ("records", "minus", "configuration"):
+            _below(f"{name} of a check", getattr(self, name))
 
     @property
     def demand(self) -> str:
@@ -162,7 +164,12 @@ class Claim:
         one_of(f"wording of claim {self.name!r}", self.wording, ["verbatim", "ours"])
         one_of(f"value_from of claim {self.name!r}", self.value_from, ["verbatim", "derived", "unknown"])
         _texts(f"claim {self.name!r}", self, ("name", "where", "text", "page"))
-        keys(f"why of claim {self.name!r}", self.why, [], STATUSES)
+        _below(f"page of claim {self.name!r}", self.page)
+        if not isinstance(self.unit, str):
+            raise ValueError(f"unit of claim {self.name!r} must be a text, got {self.unit!r}")
+        for status, sentence in keys(f"why of claim {self.name!r}", self.why, [], STATUSES).items():
+            if not isinstance(sentence, str):
+                raise ValueError(f"why {status!r} of claim {self.name!r} must be a text, got {sentence!r}")
         positive(f"statement of claim {self.name!r}", self.statement)
         if not (self.value is None if self.value_from == "unknown" else _is_number(self.value)):
             raise ValueError(
@@ -188,6 +195,13 @@ def _texts(what: str, value: Any, names: Iterable[str]) -> None:
     for name in names:
         if not isinstance(getattr(value, name), str) or not getattr(value, name):
             raise ValueError(f"{name} of {what} must be a text, got {getattr(value, name)!r}")
+
+
+def _below(what: str, path: Any) -> None:
+    """Raise if a path or pattern could lead out of the folder that it is meant to be below."""
+    parts = path.split("/") if isinstance(path, str) and path.isprintable() else [""]
+    if path != "" and any(part in ("", ".", "..", "**") or ":" in part or "\\" in part for part in parts):
+        raise ValueError(f"{what} must be a path below its folder, parts separated by '/', got {path!r}")
 
 
 def _keys(what: str, data: Any, cls: type) -> Mapping[str, Any]:

@@ -353,7 +353,7 @@ def execute(notebook: Notebook, given: Mapping[str, Any], output: str | Path = "
         nbformat.validate(source)
     except nbformat.ValidationError as error:
         raise ValueError(f"{notebook.path} is not a valid notebook: {line(error.message)}") from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # of the reader, by what is malformed
+    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:  # by what is malformed
         raise ValueError(f"{notebook.path} is not a valid notebook: {line(repr(error))}") from error
     started = datetime.now(UTC)
     folder = _new_folder(Path(output), f"{notebook.name.replace('/', '-')}-{started:%Y%m%d-%H%M%S}")
@@ -366,6 +366,8 @@ def execute(notebook: Notebook, given: Mapping[str, Any], output: str | Path = "
         raise RunError(f"{sentence} {where}") from error
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"interrupted {where}; a run begins anew, with the same command") from None
+    except RunError as error:
+        raise RunError(f"{error} {where}") from error
     except Exception as error:
         raise RunError(f"{line(f'{type(error).__name__}: {error}')} {where}") from error
     return folder
@@ -393,6 +395,7 @@ def _execute(notebook: Notebook, source: Any, values: dict[str, Any], started: d
                 cwd=str(notebook.path.parent),
                 progress_bar={"desc": notebook.name},
                 kernel_manager_class=_kernel_manager(stream, kernels),
+                on_cell_executed=_go_on,
                 extra_arguments=["--IPKernelApp.log_level=40"],
             )
     finally:
@@ -401,9 +404,6 @@ def _execute(notebook: Notebook, source: Any, values: dict[str, Any], started: d
         if not log.stat().st_size:
             log.unlink()
     seconds = round(time.perf_counter() - clock, 3)
-    for number, cell in enumerate(executed.cells, 1):
-        if cell.metadata.papermill.status != "completed":  # papermill takes SystemExit for success
-            raise RunError(f"the notebook ended itself before its cell {number} of {len(executed.cells)}")
     metrics = {name: value for metric in _metrics(executed) for name, value in metric.items()}
     record = RunRecord(
         notebook=notebook.name,
@@ -420,6 +420,13 @@ def _execute(notebook: Notebook, source: Any, values: dict[str, Any], started: d
     write_text(final, nbformat.writes(executed))
     partial.unlink()
     record.save(folder / RECORD)
+
+
+def _go_on(execute_reply: Mapping[str, Any], **_: Any) -> None:
+    """Raise if a cell ended the notebook, which papermill takes for its success."""
+    said = execute_reply["content"]
+    if said.get("ename") == "SystemExit" or any(part.get("source") == "ask_exit" for part in said.get("payload", [])):
+        raise RunError(f"cell {said.get('execution_count')} ended the notebook")
 
 
 def _kernel_manager(stream: IO[str], started: list[Any]) -> type:
@@ -446,6 +453,7 @@ def _kernel_manager(stream: IO[str], started: list[Any]) -> type:
 
 def _new_folder(output: Path, name: str) -> Path:
     try:
+        str(output).encode()  # the notebook will hold it
         make_folder(output)
         for number in itertools.count(1):
             folder = output / (name if number == 1 else f"{name}-{number}")
@@ -457,7 +465,7 @@ def _new_folder(output: Path, name: str) -> Path:
         refused = OSError(f"cannot write into {output}: {why}")
         refused.errno = error.errno
         raise refused from error
-    except ValueError as error:  # of a null byte
+    except ValueError as error:  # of a null byte, or what is no UTF-8
         raise ValueError(f"cannot write into {str(output)!r}: {error}") from error
 
 

@@ -180,6 +180,24 @@ class TestFinding:
             verdict(tmp_path)
 
 
+OUTSIDE = (
+    "../x",
+    "/abs",
+    "a/../../b",
+    "a/..",
+    "./a",
+    "a//b",
+    "a/",
+    "C:/x",
+    "C:x",
+    "a\\b",
+    "**",
+    "**/*.json",
+    "a\nb",
+    "a\x7f",
+)
+
+
 class TestLoad:
     def write(self, folder: Path, data) -> Path:
         path = folder / "claims.yaml"
@@ -220,6 +238,18 @@ class TestLoad:
             (with_check(records=""), "records of a check must be a text"),
             (with_check(configuration=None), "configuration of a check must be a text"),
             (with_check(parameters=[1]), "parameters of a check must be a mapping"),
+            *(
+                (with_check(**{name: path}), f"{name} of a check must be a path below its folder")
+                for name in ("records", "minus", "configuration")
+                for path in OUTSIDE
+            ),
+            *((with_check(records=value), "records of a check must be a text") for value in (3, True, ["a"], None)),
+            (with_check(minus=3), "minus of a check must be a path below its folder, .*, got 3"),
+            ({"page": "../x"}, "page of claim 'factor' must be a path below its folder"),
+            ({"unit": 3}, "unit of claim 'factor' must be a text, got 3"),
+            ({"why": {"differs": 3}}, "why 'differs' of claim 'factor' must be a text, got 3"),
+            ({"why": ["differs"]}, "why of claim 'factor' must be a mapping, got list"),
+            ({"checks": None}, "checks of claim 'factor' must be a list, got None"),
         ],
     )
     def test_a_wrong_entry_is_named(self, tmp_path, change, message):
