@@ -3,10 +3,11 @@
 ``data/claims.yaml`` says of every claim what would confront it with our own numbers: a metric of run records below
 ``data/results``, and a comparison. The status of a claim is computed from the records that are there, never typed in::
 
-    reproduced          every check has its records, and holds
-    differs             every check has its records, and one does not hold
-    not run             a check lacks its records
-    cannot be checked   no record could decide; the claim says why
+    reproduced              every check has its records, and holds
+    consistent, sign only   the same, of a claim without a number, which asks for a direction and not for a size
+    differs                 every check has its records, and one does not hold
+    not run                 a check lacks its records
+    cannot be checked       no record could decide; the claim says why
 
 A check asks what the claim says, under the claim's own conditions. What was found under other ones, on a smaller data
 set for instance, is *related*: it is shown beside the claim and never decides.
@@ -30,7 +31,7 @@ __all__ = ["Check", "Claim", "Finding", "Verdict", "check", "evidence", "load", 
 
 DATA = Path(__file__).parent.parent / "data"
 
-STATUSES = ("reproduced", "differs", "not run", "cannot be checked")
+STATUSES = ("reproduced", "consistent, sign only", "differs", "not run", "cannot be checked")
 COMPARISONS = {
     "above": lambda ours, value, tolerance: ours > value - tolerance,
     "at least": lambda ours, value, tolerance: ours >= value - tolerance,
@@ -276,7 +277,9 @@ class Verdict:
             return "cannot be checked"
         if None in holds:
             return "not run"
-        return "reproduced" if all(holds) else "differs"
+        if not all(holds):
+            return "differs"
+        return "consistent, sign only" if self.claim.value is None else "reproduced"
 
     @property
     def why(self) -> str:

@@ -60,6 +60,15 @@ class TestStatus:
         assert found.findings[0].records == ("headline/quick.json",)
         assert found.why == "By our design."
 
+    def test_a_claim_without_a_number_is_at_most_consistent(self, tmp_path):
+        without = {"value": None, "value_from": "unknown"}
+        record(tmp_path, "headline/quick.json", factor=30.7)
+        found = verdict(tmp_path, **without, why={"consistent, sign only": "Any factor would do."})
+        assert found.status == "consistent, sign only"
+        assert found.why == "Any factor would do."
+        record(tmp_path, "headline/quick.json", factor=29.5)
+        assert verdict(tmp_path, **without).status == "differs"
+
     def test_a_claim_whose_check_fails_differs_and_says_by_what(self, tmp_path):
         record(tmp_path, "headline/quick.json", factor=29.5)
         found = verdict(tmp_path, why={"differs": "The head is dense."})
@@ -307,6 +316,15 @@ class TestCommitted:
         for found in check(load()):
             assert found.status in claims.STATUSES
             assert found.why, f"{found.claim.name} is {found.status!r} and does not say why"
+
+    def test_a_claim_without_a_number_is_nowhere_called_reproduced(self):
+        for claim in load():
+            assert claim.value is not None or "reproduced" not in claim.why, claim.name
+
+    def test_mixed_bits_on_cifar10_are_the_3_bit_run_once_more(self):
+        mixed, three = (RunRecord.load(ROOT / f"data/results/cifar10/{run}-s0.json") for run in ("q35", "q3"))
+        for metric in ("accuracy", "loss", "crossbars"):
+            assert mixed.metrics[metric] == three.metrics[metric]
 
     def test_pages_and_configurations_are_there(self):
         for claim in load():
