@@ -2,13 +2,29 @@
 
 import contextlib
 import difflib
+import errno
+import functools
 import json
+import math
 import operator
 import os
+import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
+
+LINE = 400
+"""Most characters of an error line."""
+SIZES = {"JSON": 64 << 20, "YAML": 256 << 10}
+"""Largest files that are read [bytes], each in seconds."""
+DEPTH = 100
+"""Most lists and mappings inside each other in a file."""
+NODES = 100_000
+"""Most values of a YAML file once its aliases are written out."""
+DIGITS = 40
+"""Most digits of a whole number in a file; the state of a random generator has 39."""
 
 
 def positive(name: str, value: Any, minimum: int = 1) -> int:
@@ -73,42 +89,223 @@ def keys(what: str, data: Any, required: Iterable[str], optional: Iterable[str] 
     return data
 
 
+def name(what: str, value: Any) -> str:
+    """Return ``value`` if it names a file or folder on every system, below the folder where it is made; or raise."""
+    if not isinstance(value, str):
+        raise TypeError(f"{what} must be a name, got {value!r}")
+    device = re.match(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", value, re.IGNORECASE)  # files of Windows in any folder
+    if device or not re.fullmatch(r"\w([\w.+ -]{0,98}[\w+-])?", value):
+        raise ValueError(
+            f"{what} must be a name of at most 100 letters, digits and, within, any of '_-+. ', got {line(repr(value))}"
+        )
+    return value
+
+
+def line(text: Any) -> str:
+    """Return a text as one line that can be printed anywhere, its middle cut out where it is longer than `LINE`."""
+    text = str(text)
+    if len(text) > 4 * LINE:
+        text = f"{text[: 2 * LINE]}\n{text[-2 * LINE :]}"
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
+    return text if len(text) <= LINE else f"{text[: LINE - 105]} ... {text[-100:]}"
+
+
 def read_json(path: str | Path, what: str) -> Any:
-    """Return the content of a JSON file; a missing, truncated or foreign file is one clear sentence."""
-    return _read(path, what, json.loads, json.JSONDecodeError)
+    """Return the content of a JSON file; a missing, truncated, foreign or oversized file is one clear sentence."""
+    return _read(path, what, "JSON", _parse_json)
 
 
 def read_yaml(path: str | Path, what: str) -> Any:
-    """Return the content of a YAML file, or raise as `read_json` does."""
-    import yaml
+    """Return the content of a YAML file, or raise as `read_json` does.
 
-    return _read(path, what, yaml.safe_load, yaml.YAMLError)
+    Numbers and bools are those of YAML 1.2: ``1e-3`` is a number, ``1:30``, ``010`` and ``yes`` are texts.
+    """
+    return _read(path, what, "YAML", parse_yaml)
 
 
-def _read(path: str | Path, what: str, parse: Callable[[str], Any], damaged: type[Exception]) -> Any:
+def _read(path: str | Path, what: str, kind: str, parse: Callable[[str], Any]) -> Any:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no {what} at {path}")
+    with path.open("rb") as file:
+        content = file.read(SIZES[kind] + 1)
     try:
-        return parse(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, damaged) as error:
-        raise ValueError(f"{path} is not a readable {what}: {' '.join(str(error).split())}") from error
+        if len(content) > SIZES[kind]:
+            raise ValueError(f"it has more than {SIZES[kind] >> 10} KiB")
+        return parse(content.decode("utf-8-sig").replace("\r\n", "\n"))
+    except RecursionError as error:
+        raise ValueError(f"{path} is not a readable {what}: it is nested more than {DEPTH} deep") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not a readable {what}: {line(error)}") from error
+
+
+def _parse_json(text: str) -> Any:
+    data = json.loads(text, parse_int=_integer, parse_float=_float, parse_constant=_float, object_pairs_hook=_object)
+    level = [data]
+    for _ in range(DEPTH + 1):
+        level = [collection for collection in level if isinstance(collection, dict | list)]
+        if not level:
+            return data
+        level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)]
+    raise ValueError(f"it is nested more than {DEPTH} deep")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        ((twice, _),) = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"the key {line(twice)!r} is there twice")
+    return data
+
+
+def _integer(text: str) -> int:
+    if len(text) > DIGITS:
+        raise ValueError(f"a number has {len(text)} digits, more than {DIGITS}")
+    return int(text)
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"a number is not finite: {line(text)}")
+    return number
+
+
+def parse_yaml(text: str) -> Any:
+    """Return the content of a YAML text.
+
+    Raises:
+        ValueError: if it is no YAML, has a key twice or a tag, or is nested too deep, also through its aliases.
+    """
+    import yaml
+
+    try:
+        depth = 0
+        for event in yaml.parse(text, Loader=_yaml_loader()):  # the C loader's own recursion would overflow the stack
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEPTH:
+                raise ValueError(f"it is nested more than {DEPTH} deep")
+        loader = _yaml_loader()(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            _measure(node, {})
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except yaml.YAMLError as error:
+        raise ValueError(line(error)) from error
+
+
+@functools.cache
+def _yaml_loader() -> type:
+    """Return PyYAML's safe loader, the fast one where it was built, with the numbers of YAML 1.2."""
+    import yaml
+
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        yaml_implicit_resolvers = {}  # noqa: RUF012 (PyYAML copies it for each class)
+
+    for tag, pattern, first in (
+        ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+        ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+        ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
+        ("float", r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
+        ("merge", r"<<", ["<"]),
+    ):
+        Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"(?:{pattern})$"), first)
+    Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: _integer(node.value))
+    Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: _float(node.value))
+    return Loader
+
+
+def _measure(node: Any, known: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
+    """Return how many values a YAML node has and how deep they are, its aliases written out; raise if that is much."""
+    import yaml
+
+    kind = node.tag.removeprefix("tag:yaml.org,2002:")
+    if kind not in ("null", "bool", "int", "float", "merge", "str", "seq", "map"):
+        raise ValueError(f"a value has the tag {line(node.tag)!r}")
+    if isinstance(node, yaml.ScalarNode):
+        return 1, 0
+    if id(node) in known:
+        measured = known[id(node)]
+        if measured is None:
+            raise ValueError("an alias stands inside of what it stands for")
+        return measured
+    known[id(node)] = None
+    children = node.value
+    if isinstance(node, yaml.MappingNode):
+        names: set[str] = set()
+        for key, _ in children:
+            if not isinstance(key, yaml.ScalarNode):
+                raise ValueError(f"a key is no text, line {key.start_mark.line + 1}")
+            if key.value in names:
+                raise ValueError(f"the key {line(key.value)!r} is there twice, line {key.start_mark.line + 1}")
+            names.add(key.value)
+        children = [value for _, value in children]
+    measures = [_measure(child, known) for child in children]
+    count, depth = 1 + sum(n for n, _ in measures), 1 + max((d for _, d in measures), default=0)
+    if depth > DEPTH:
+        raise ValueError(f"it is nested more than {DEPTH} deep")
+    if count > NODES:
+        raise ValueError(f"its aliases stand for more than {NODES} values")
+    known[id(node)] = count, depth
+    return count, depth
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write a file whole or not at all: a temporary neighbour is renamed into place."""
+    """Write a file whole or not at all, so that a power cut after it loses nothing.
+
+    A temporary neighbour reaches the disk and is renamed into place.
+
+    Raises:
+        OSError: naming ``path``, if it cannot be written; what was there is still there.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = None
     try:
+        make_folder(path.parent)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as file:
             file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp makes it private
         os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        sync(path.parent)
+    except BaseException as error:
+        if temporary is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def make_folder(path: Path, exist_ok: bool = True) -> None:
+    """Make a folder and those above it that are missing, so that a power cut loses none."""
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=exist_ok)
+    for folder in new:
+        sync(folder.parent)
+
+
+def sync(path: Path) -> None:
+    """Let the names in a folder reach the disk."""
+    if os.name == "nt":  # which opens no folder
+        return
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except PermissionError:  # of a folder that can be written and not read
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of file systems that know no such thing
+            raise
+    finally:
+        os.close(handle)
 
 
 def write_text(path: str | Path, text: str) -> None:

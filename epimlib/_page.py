@@ -123,7 +123,10 @@ def _role(name: str, text: str, metrics: Mapping[str, Any]) -> str:
     """Return what stands for a role."""
     if name.startswith("glue"):
         key, _, form = text.rpartition("::")[2].partition(":")  # "file::key" quotes another page
-        return format(metrics[key], form) if key in metrics else f"[{key}]"
+        try:
+            return format(metrics[key], form) if key in metrics else f"[{key}]"
+        except ValueError as error:
+            raise ValueError(f"the prose shows {key} = {metrics[key]!r} as {form!r}, which it cannot be") from error
     if name == "math":
         return f"${text}$"
     if name.startswith("cite"):

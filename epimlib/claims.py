@@ -3,10 +3,11 @@
 ``data/claims.yaml`` says of every claim what would confront it with our own numbers: a metric of run records below
 ``data/results``, and a comparison. The status of a claim is computed from the records that are there, never typed in::
 
-    reproduced          every check has its records, and holds
-    differs             every check has its records, and one does not hold
-    not run             a check lacks its records
-    cannot be checked   no record could decide; the claim says why
+    reproduced              every check has its records, and holds
+    consistent, sign only   the same, of a claim without a number, which asks for a direction and not for a size
+    differs                 every check has its records, and one does not hold
+    not run                 a check lacks its records
+    cannot be checked       no record could decide; the claim says why
 
 A check asks what the claim says, under the claim's own conditions. What was found under other ones, on a smaller data
 set for instance, is *related*: it is shown beside the claim and never decides.
@@ -30,7 +31,7 @@ __all__ = ["Check", "Claim", "Finding", "Verdict", "check", "evidence", "load", 
 
 DATA = Path(__file__).parent.parent / "data"
 
-STATUSES = ("reproduced", "differs", "not run", "cannot be checked")
+STATUSES = ("reproduced", "consistent, sign only", "differs", "not run", "cannot be checked")
 COMPARISONS = {
     "above": lambda ours, value, tolerance: ours > value - tolerance,
     "at least": lambda ours, value, tolerance: ours >= value - tolerance,
@@ -73,6 +74,8 @@ class Check:
         if not isinstance(self.parameters, Mapping):
             raise ValueError(f"parameters of a check must be a mapping, got {self.parameters!r}")
         _texts("a check", self, ("what", "metric", "records", "configuration"))
+        for name in ("records", "minus", "configuration"):
+            _below(f"{name} of a check", getattr(self, name))
 
     @property
     def demand(self) -> str:
@@ -162,7 +165,12 @@ class Claim:
         one_of(f"wording of claim {self.name!r}", self.wording, ["verbatim", "ours"])
         one_of(f"value_from of claim {self.name!r}", self.value_from, ["verbatim", "derived", "unknown"])
         _texts(f"claim {self.name!r}", self, ("name", "where", "text", "page"))
-        keys(f"why of claim {self.name!r}", self.why, [], STATUSES)
+        _below(f"page of claim {self.name!r}", self.page)
+        if not isinstance(self.unit, str):
+            raise ValueError(f"unit of claim {self.name!r} must be a text, got {self.unit!r}")
+        for status, sentence in keys(f"why of claim {self.name!r}", self.why, [], STATUSES).items():
+            if not isinstance(sentence, str):
+                raise ValueError(f"why {status!r} of claim {self.name!r} must be a text, got {sentence!r}")
         positive(f"statement of claim {self.name!r}", self.statement)
         if not (self.value is None if self.value_from == "unknown" else _is_number(self.value)):
             raise ValueError(
@@ -188,6 +196,13 @@ def _texts(what: str, value: Any, names: Iterable[str]) -> None:
     for name in names:
         if not isinstance(getattr(value, name), str) or not getattr(value, name):
             raise ValueError(f"{name} of {what} must be a text, got {getattr(value, name)!r}")
+
+
+def _below(what: str, path: Any) -> None:
+    """Raise if a path or pattern could lead out of the folder that it is meant to be below."""
+    parts = path.split("/") if isinstance(path, str) and path.isprintable() else [""]
+    if path != "" and any(part in ("", ".", "..", "**") or ":" in part or "\\" in part for part in parts):
+        raise ValueError(f"{what} must be a path below its folder, parts separated by '/', got {path!r}")
 
 
 def _keys(what: str, data: Any, cls: type) -> Mapping[str, Any]:
@@ -262,7 +277,9 @@ class Verdict:
             return "cannot be checked"
         if None in holds:
             return "not run"
-        return "reproduced" if all(holds) else "differs"
+        if not all(holds):
+            return "differs"
+        return "consistent, sign only" if self.claim.value is None else "reproduced"
 
     @property
     def why(self) -> str:

@@ -1,37 +1,75 @@
 """The ``epim`` command. Exit code 0: success, 1: the work failed, 2: the request was wrong."""
 
 import argparse
+import contextlib
+import errno
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from epimlib import runs
-from epimlib._checks import positive
+from epimlib._checks import line, positive
 from epimlib.parameters import named
 from epimlib.runs import Notebook, RunRecord, table
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Errors of a disk that are no fault of the request."""
+MOST_THREADS = 1024
+"""That a request can mean."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    request = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a name of a file may be no text
     try:
-        request.command(request)
+        with _ended_by_signals():
+            request = _parser().parse_args(arguments)
+            request.command(request)
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (runs.RunError, KeyboardInterrupt) as error:
         return _fail(str(error) or "interrupted", 1)
-    except (OSError, TypeError, ValueError) as error:
-        return _fail(str(error), 2)
+    except (OSError, OverflowError, TypeError, ValueError) as error:
+        return _fail(str(error) or type(error).__name__, 1 if getattr(error, "errno", None) in FULL else 2)
     return 0
 
 
 def _fail(sentence: str, code: int) -> int:
-    print(f"epim: {sentence}", file=sys.stderr)
+    print(f"epim: {line(sentence)}", file=sys.stderr)
     return code
 
 
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP, where they would end the process at once, end it as Ctrl-C does."""
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows has no SIGHUP
+    main = threading.current_thread() is threading.main_thread()
+    taken = [number for name in names if main and signal.getsignal(number := signal.Signals[name]) == signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose mistakes are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; {self.prog} --help says more")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="epim", description="Run the notebooks of the EPIM companion.")
+    parser = _Parser(prog="epim", description="Run the notebooks of the EPIM companion.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("list", help="the notebooks, with the number of their parameters")
@@ -126,6 +164,8 @@ def _data(request: argparse.Namespace) -> None:
         if request.fetch and name in data.FETCHED:
             data.fetch(name)
         print(f"{name}: {data.verify(name)}")
+        if request.fetch and name in request.names and data.find(name) is None and name != "digits":
+            raise runs.RunError(f"{name} needs an account of its own; EPIM_DATA names the folder that has it")
 
 
 def _train(request: argparse.Namespace) -> None:
@@ -134,6 +174,8 @@ def _train(request: argparse.Namespace) -> None:
     found = read_experiments(request.experiments, request.run, request.seed)
     if request.threads is not None:
         positive("threads", request.threads)
+        if request.threads > MOST_THREADS:
+            raise ValueError(f"threads must be at most {MOST_THREADS}, got {request.threads}")
     import torch
 
     from epimlib.training import train
@@ -143,7 +185,10 @@ def _train(request: argparse.Namespace) -> None:
     for run in found:
         output = Path(request.output) / run.study
         start = output / f"{run.config.start}-s{run.config.seed}" if run.config.start else None
-        record = train(run.config, output / run.folder, start, request.device, tensorboard=request.tensorboard)
+        try:
+            record = train(run.config, output / run.folder, start, request.device, tensorboard=request.tensorboard)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"interrupted; the same command goes on in {output / run.folder}") from None
         if request.records and int(os.environ.get("RANK", 0)) == 0:
             record.save(Path(request.records) / run.study / f"{run.folder}.json")
         metrics = ", ".join(f"{name} {value:.6g}" for name, value in record.metrics.items())

@@ -32,13 +32,15 @@ from epimlib._checks import nearest
 TYPES = {"int": int, "float": float, "bool": bool, "str": str}
 TYPES |= {"list[int]": int, "list[float]": float, "list[str]": str}
 LINE = "name: type = default  # help [unit], range, values; full: value"
+LONGEST = 1 << 16
+"""Most characters of a parameters cell."""
 COUNT = re.compile(r"(\d{1,4})(?:(\.\.)(\d{0,4}))? values")
-ORDERS: dict[str, Callable[[Any, Any], bool]] = {
-    "ascending": operator.lt,
-    "descending": operator.gt,
-    "distinct": operator.ne,
+ORDERS: dict[str, Callable[[list[Any]], bool]] = {
+    "ascending": lambda values: all(itertools.starmap(operator.lt, itertools.pairwise(values))),
+    "descending": lambda values: all(itertools.starmap(operator.gt, itertools.pairwise(values))),
+    "distinct": lambda values: len(set(values)) == len(values),
 }
-"""Orders of a list, and what holds for any value of it and any that follows."""
+"""Orders of a list, and whether a list has them."""
 
 
 class ParameterError(ValueError):
@@ -114,18 +116,20 @@ class Parameter:
         values = [self._check(element, value) for element in value]
         if not self.least <= len(values) <= (math.inf if self.most is None else self.most):
             raise ParameterError(f"{self.name} must have {self._count} values, got {value!r}")
-        if self.order and not all(itertools.starmap(ORDERS[self.order], itertools.combinations(values, 2))):
+        if self.order and not ORDERS[self.order](values):
             raise ParameterError(f"the values of {self.name} must be {self.order}, got {value!r}")
         return values
 
     def _check(self, element: Any, value: Any) -> Any:
         kind = TYPES[self.type]
         if kind is float and type(element) is int:
-            element = float(element)
+            element = float(max(-(2**1023), min(element, 2**1023)))  # a larger one would not fit
         if type(element) is not kind:
             raise TypeError(f"{self.name} must be of type {self.type}, got {value!r}")
         if self.low is not None and not self.low <= element <= self.high:
             raise ParameterError(f"{self.name} must be in {self.low}..{self.high} [{self.unit}], got {value!r}")
+        if kind is str and not element.isprintable():
+            raise ParameterError(f"{self.name} must be a line of printable text, got {value!r}")
         if self.choices and element not in self.choices:
             raise ParameterError(f"{self.name} must be {' or '.join(map(repr, self.choices))}, got {value!r}")
         return element
@@ -157,11 +161,15 @@ def parse_parameters(source: str, where: str = "the parameters cell") -> tuple[P
     Raises:
         ValueError: naming ``where`` and the line, if a line does not declare a parameter.
     """
+    if len(source) > LONGEST:
+        raise ValueError(f"{where} has {len(source)} characters, more than {LONGEST}")
     try:
         statements = ast.parse(source).body
         tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
-    except (SyntaxError, tokenize.TokenError) as error:
+    except (SyntaxError, ValueError, tokenize.TokenError) as error:
         raise ValueError(f"{where} is not Python: {error}") from error
+    except (MemoryError, RecursionError) as error:  # of the parser
+        raise ValueError(f"{where} is not Python: it is nested too deep") from error
     comments = {token.start[0]: token.string for token in tokens if token.type == tokenize.COMMENT}
     parameters: dict[str, Parameter] = {}
     for statement in statements:
@@ -171,6 +179,8 @@ def parse_parameters(source: str, where: str = "the parameters cell") -> tuple[P
                 raise ValueError(f"{parameter.name} is declared twice")
         except (TypeError, ValueError) as error:
             raise ValueError(f"{where}, line {statement.lineno}: {error}") from error
+        except RecursionError as error:
+            raise ValueError(f"{where}, line {statement.lineno}: it is nested too deep") from error
         parameters[parameter.name] = parameter
     if "profile" not in parameters or parameters["profile"].choices != ("quick", "full"):
         raise ValueError(f'{where} lacks the line: profile: str = "quick"  # help [name], quick|full')
@@ -183,7 +193,8 @@ def _parse_line(statement: ast.stmt, comment: str) -> Parameter:
     unit, closed, rest = (part.strip() for part in tail.partition("]"))
     described = help and unit and closed and rest[:1] in ("", ",") and full[: len("full:")] in ("", "full:")
     alone = statement.col_offset == 0 and statement.lineno == statement.end_lineno
-    if not (described and alone and isinstance(statement, ast.AnnAssign) and statement.value is not None):
+    assigned = isinstance(statement, ast.AnnAssign) and statement.simple and statement.value is not None
+    if not (described and alone and assigned):
         raise ValueError(f"a parameter is written {LINE!r}, got {f'{ast.unparse(statement)}  {comment}'!r}")
     name, kind = ast.unparse(statement.target), ast.unparse(statement.annotation)
     if kind not in TYPES:

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -14,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from epimlib._checks import keys, nearest, read_json, write_json, write_text
+from epimlib._checks import keys, line, make_folder, nearest, read_json, write_json, write_text
 from epimlib.parameters import Parameter, check, parse_parameters, require, resolve
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 METRIC = "application/vnd.epimlib.metric+json"
+METRICS = (int, float, str, bool)
 RECORD = "record.json"
 PACKAGES = ("epimlib", "numpy", "scipy", "pandas", "matplotlib", "torch", "torchvision", "timm", "papermill")
 
@@ -53,7 +55,7 @@ def report(**values: int | float | str | bool) -> None:
 
     for name, value in values.items():
         value = value.item() if hasattr(value, "item") else value  # of NumPy or torch
-        if type(value) not in (int, float, str, bool):
+        if type(value) not in METRICS:
             raise TypeError(f"{name} must be a number, a text or a bool, got {value!r}")
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{name} must be finite, got {value!r}")
@@ -101,7 +103,7 @@ class Notebook:
         if not isinstance(cells, list) or not all(isinstance(c, dict) and _source(c) is not None for c in cells):
             raise ValueError(f"{path} is not a notebook of format 4: it has no list of cells")
         code = [cell for cell in cells if cell.get("cell_type") == "code"]
-        if not code or "parameters" not in code[0].get("metadata", {}).get("tags", []):
+        if not code or "parameters" not in _tags(code[0]):
             raise ValueError(f"the first code cell of {path} is not tagged 'parameters'")
         texts = [_source(cell) for cell in cells if cell.get("cell_type") == "markdown"]
         title = re.search(r"^# +(.+?) *$", "\n".join(texts), re.MULTILINE)
@@ -111,7 +113,14 @@ class Notebook:
 
 def _source(cell: Mapping[str, Any]) -> str | None:
     source = cell.get("source")
-    return "".join(source) if isinstance(source, list) else source
+    lines = source if isinstance(source, list) else [source]
+    return "".join(lines) if all(isinstance(line, str) for line in lines) else None
+
+
+def _tags(cell: Mapping[str, Any]) -> list[Any]:
+    metadata = cell.get("metadata")
+    tags = metadata.get("tags") if isinstance(metadata, dict) else None
+    return tags if isinstance(tags, list) else []
 
 
 def notebooks() -> dict[str, Path]:
@@ -152,7 +161,8 @@ class RunRecord:
         versions: of Python and of the main packages.
         commit: Git commit of the notebook, None outside a repository.
         dirty: whether files of the repository differed from that commit, None outside a repository.
-        machine: platform, processor and number of cores.
+        machine: platform, processor, number of cores, and of threads where that is known: it changes the order in which
+            numbers are added, and so what training ends with.
         started: UTC, ISO 8601.
         seconds: wall time of the notebook [s].
         metrics: the numbers that the notebook reported.
@@ -167,6 +177,23 @@ class RunRecord:
     started: str
     seconds: float
     metrics: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        for name, kind in (
+            *(("notebook", str), ("started", str), ("commit", str | None), ("dirty", bool | None)),
+            *((name, dict) for name in ("parameters", "versions", "machine", "metrics")),
+        ):
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(f"{name} of a run record has the wrong type: {getattr(self, name)!r}")
+        if type(self.seconds) not in (int, float) or not 0 <= self.seconds < math.inf:
+            raise ValueError(f"seconds of a run record must be a number of at least 0, got {self.seconds!r}")
+        try:
+            datetime.fromisoformat(self.started)
+        except ValueError:
+            raise ValueError(f"started of a run record must be a time, ISO 8601, got {self.started!r}") from None
+        for name, value in self.metrics.items():
+            if type(value) not in METRICS or (type(value) is float and not math.isfinite(value)):
+                raise ValueError(f"metric {name} of a run record must be a finite number, text or bool, got {value!r}")
 
     @classmethod
     def load(cls, path: str | Path) -> "RunRecord":
@@ -206,11 +233,6 @@ class RunRecord:
     def from_dict(cls, data: Mapping[str, Any]) -> "RunRecord":
         """Return the record of ``to_dict``; unknown, missing or mistyped keys raise ``ValueError``."""
         keys("a run record", data, [field.name for field in fields(cls)])
-        kinds = dict.fromkeys(("parameters", "versions", "machine", "metrics"), dict)
-        kinds |= {"notebook": str, "started": str, "seconds": int | float}
-        for name, kind in kinds.items():
-            if not isinstance(data[name], kind):
-                raise ValueError(f"{name} of a run record has the wrong type: {data[name]!r}")
         return cls(**data)
 
     def __str__(self) -> str:
@@ -330,22 +352,29 @@ def execute(notebook: Notebook, given: Mapping[str, Any], output: str | Path = "
         source = nbformat.read(notebook.path, as_version=4)
         nbformat.validate(source)
     except nbformat.ValidationError as error:
-        raise ValueError(f"{notebook.path} is not a valid notebook: {error.message}") from error
+        raise ValueError(f"{notebook.path} is not a valid notebook: {line(error.message)}") from error
+    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:  # by what is malformed
+        raise ValueError(f"{notebook.path} is not a valid notebook: {line(repr(error))}") from error
     started = datetime.now(UTC)
     folder = _new_folder(Path(output), f"{notebook.name.replace('/', '-')}-{started:%Y%m%d-%H%M%S}")
+    where = f"(what was executed is in {folder})"
     try:
         _execute(notebook, source, values, started, folder)
     except papermill.PapermillExecutionError as error:
-        sentence = f"cell {error.exec_count} raised {error.ename}: {error.evalue}".splitlines()[0]
-        raise RunError(f"{sentence} (what was executed is in {folder})") from error
+        said = str(error.evalue).strip().splitlines()[:1]
+        sentence = line(": ".join([f"cell {error.exec_count} raised {error.ename}", *said]))
+        raise RunError(f"{sentence} {where}") from error
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted (what was executed is in {folder})") from None
+        raise KeyboardInterrupt(f"interrupted {where}; a run begins anew, with the same command") from None
+    except RunError as error:
+        raise RunError(f"{error} {where}") from error
     except Exception as error:
-        raise RunError(f"{type(error).__name__}: {error} (what was executed is in {folder})") from error
+        raise RunError(f"{line(f'{type(error).__name__}: {error}')} {where}") from error
     return folder
 
 
 def _execute(notebook: Notebook, source: Any, values: dict[str, Any], started: datetime, folder: Path) -> None:
+    import nbformat
     import papermill
 
     from epimlib._page import page
@@ -353,21 +382,25 @@ def _execute(notebook: Notebook, source: Any, values: dict[str, Any], started: d
     commit, dirty = _git_state(notebook.path.parent)
     final, partial = (folder / f"{notebook.path.stem}{suffix}" for suffix in (".ipynb", ".partial.ipynb"))
     log = folder / "kernel.log"
+    kernels: list[Any] = []
     clock = time.perf_counter()
     try:
-        with log.open("w") as stream:
+        with log.open("w", encoding="utf-8") as stream:
             executed = papermill.execute_notebook(
                 source,
-                str(partial),
+                str(partial).replace("{", "{{").replace("}", "}}"),  # papermill formats it
                 values,
                 kernel_name="python3",  # this interpreter, whatever the notebook was last edited with
                 language="python",
                 cwd=str(notebook.path.parent),
                 progress_bar={"desc": notebook.name},
-                kernel_manager_class=_kernel_manager(stream),
+                kernel_manager_class=_kernel_manager(stream, kernels),
+                on_cell_executed=_go_on,
                 extra_arguments=["--IPKernelApp.log_level=40"],
             )
     finally:
+        for kernel in kernels:
+            kernel.end()
         if not log.stat().st_size:
             log.unlink()
     seconds = round(time.perf_counter() - clock, 3)
@@ -384,37 +417,65 @@ def _execute(notebook: Notebook, source: Any, values: dict[str, Any], started: d
         metrics=metrics,
     )
     write_text(final.with_suffix(".html"), page(executed, notebook.title, metrics, notebook.path.parent))
-    partial.replace(final)
+    write_text(final, nbformat.writes(executed))
+    partial.unlink()
     record.save(folder / RECORD)
 
 
-def _kernel_manager(stream: IO[str]) -> type:
-    """Return a manager whose kernels write what they say outside of any cell, a crash for instance, to ``stream``."""
+def _go_on(execute_reply: Mapping[str, Any], **_: Any) -> None:
+    """Raise if a cell ended the notebook, which papermill takes for its success."""
+    said = execute_reply["content"]
+    if said.get("ename") == "SystemExit" or any(part.get("source") == "ask_exit" for part in said.get("payload", [])):
+        raise RunError(f"cell {said.get('execution_count')} ended the notebook")
+
+
+def _kernel_manager(stream: IO[str], started: list[Any]) -> type:
+    """Return a manager whose kernels write what they say outside of any cell, a crash for instance, to ``stream``.
+
+    Those that were started are in ``started``.
+    """
     from jupyter_client import AsyncKernelManager
 
     class KernelManager(AsyncKernelManager):
         def start_kernel(self, **options: Any) -> Any:
+            started.append(self)
             return super().start_kernel(stderr=stream, **options)
+
+        def end(self) -> None:
+            """End the process if it is still there, as after an interruption of papermill that was itself cut short."""
+            process = getattr(self.provisioner, "process", None)
+            if process is not None and process.poll() is None:
+                process.kill()
+                process.wait()
 
     return KernelManager
 
 
 def _new_folder(output: Path, name: str) -> Path:
-    for number in itertools.count(1):
-        folder = output / (name if number == 1 else f"{name}-{number}")
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            continue  # another run of the same second
-        except OSError as error:
-            raise OSError(f"cannot write into {output}: {error.strerror}") from error
+    try:
+        str(output).encode()  # the notebook will hold it
+        make_folder(output)
+        for number in itertools.count(1):
+            folder = output / (name if number == 1 else f"{name}-{number}")
+            if not os.path.lexists(folder):  # else it is of another run of the same second
+                make_folder(folder, exist_ok=False)
+                return folder
+    except OSError as error:
+        why = "it is no folder" if isinstance(error, FileExistsError) else error.strerror
+        refused = OSError(f"cannot write into {output}: {why}")
+        refused.errno = error.errno
+        raise refused from error
+    except ValueError as error:  # of a null byte, or what is no UTF-8
+        raise ValueError(f"cannot write into {str(output)!r}: {error}") from error
 
 
 def _metrics(executed: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for cell in executed["cells"]:
         for output in cell.get("outputs", []):
-            yield output.get("data", {}).get(METRIC, {})
+            metric = output.get("data", {}).get(METRIC, {})
+            if not isinstance(metric, dict):
+                raise ValueError(f"a cell shows as its metrics {metric!r}")
+            yield metric
 
 
 def _git_state(folder: Path) -> tuple[str | None, bool | None]:
@@ -439,6 +500,12 @@ def _versions() -> dict[str, str]:
 def _machine() -> dict[str, Any]:
     """Return what the machine is, but not which one: no host name, no user, no path."""
     cpuinfo = Path("/proc/cpuinfo")  # platform.processor() says nothing on Linux
-    models = re.findall(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else []
+    models = re.findall(r"model name\s*: (.+)", cpuinfo.read_text(encoding="utf-8")) if cpuinfo.exists() else []
     processor = models[0] if models else platform.processor() or platform.machine()
-    return {"platform": platform.platform(), "processor": processor, "cores": os.cpu_count()}
+    known = {"platform": platform.platform(), "processor": processor, "cores": os.cpu_count()}
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if "torch" in sys.modules:  # it trains in this process
+        known["threads"] = sys.modules["torch"].get_num_threads()
+    elif threads.isdecimal():
+        known["threads"] = int(threads)
+    return known

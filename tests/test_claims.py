@@ -60,6 +60,15 @@ class TestStatus:
         assert found.findings[0].records == ("headline/quick.json",)
         assert found.why == "By our design."
 
+    def test_a_claim_without_a_number_is_at_most_consistent(self, tmp_path):
+        without = {"value": None, "value_from": "unknown"}
+        record(tmp_path, "headline/quick.json", factor=30.7)
+        found = verdict(tmp_path, **without, why={"consistent, sign only": "Any factor would do."})
+        assert found.status == "consistent, sign only"
+        assert found.why == "Any factor would do."
+        record(tmp_path, "headline/quick.json", factor=29.5)
+        assert verdict(tmp_path, **without).status == "differs"
+
     def test_a_claim_whose_check_fails_differs_and_says_by_what(self, tmp_path):
         record(tmp_path, "headline/quick.json", factor=29.5)
         found = verdict(tmp_path, why={"differs": "The head is dense."})
@@ -180,6 +189,24 @@ class TestFinding:
             verdict(tmp_path)
 
 
+OUTSIDE = (
+    "../x",
+    "/abs",
+    "a/../../b",
+    "a/..",
+    "./a",
+    "a//b",
+    "a/",
+    "C:/x",
+    "C:x",
+    "a\\b",
+    "**",
+    "**/*.json",
+    "a\nb",
+    "a\x7f",
+)
+
+
 class TestLoad:
     def write(self, folder: Path, data) -> Path:
         path = folder / "claims.yaml"
@@ -215,11 +242,23 @@ class TestLoad:
             (with_check(tolerence=1), "unknown key 'tolerence' in checks of claim 'factor'; did you mean 'tolerance'"),
             (with_check(comparison=">"), "comparison of a check must be one of"),
             (with_check(value="30"), "value of a check must be a number, got '30'"),
-            (with_check(value=math.nan), "value of a check must be a number, got nan"),
+            (with_check(value=math.nan), "value of a check must be a number, got '.nan'"),
             (with_check(tolerance=-1), "tolerance of a check must be zero or more, got -1"),
             (with_check(records=""), "records of a check must be a text"),
             (with_check(configuration=None), "configuration of a check must be a text"),
             (with_check(parameters=[1]), "parameters of a check must be a mapping"),
+            *(
+                (with_check(**{name: path}), f"{name} of a check must be a path below its folder")
+                for name in ("records", "minus", "configuration")
+                for path in OUTSIDE
+            ),
+            *((with_check(records=value), "records of a check must be a text") for value in (3, True, ["a"], None)),
+            (with_check(minus=3), "minus of a check must be a path below its folder, .*, got 3"),
+            ({"page": "../x"}, "page of claim 'factor' must be a path below its folder"),
+            ({"unit": 3}, "unit of claim 'factor' must be a text, got 3"),
+            ({"why": {"differs": 3}}, "why 'differs' of claim 'factor' must be a text, got 3"),
+            ({"why": ["differs"]}, "why of claim 'factor' must be a mapping, got list"),
+            ({"checks": None}, "checks of claim 'factor' must be a list, got None"),
         ],
     )
     def test_a_wrong_entry_is_named(self, tmp_path, change, message):
@@ -277,6 +316,15 @@ class TestCommitted:
         for found in check(load()):
             assert found.status in claims.STATUSES
             assert found.why, f"{found.claim.name} is {found.status!r} and does not say why"
+
+    def test_a_claim_without_a_number_is_nowhere_called_reproduced(self):
+        for claim in load():
+            assert claim.value is not None or "reproduced" not in claim.why, claim.name
+
+    def test_mixed_bits_on_cifar10_are_the_3_bit_run_once_more(self):
+        mixed, three = (RunRecord.load(ROOT / f"data/results/cifar10/{run}-s0.json") for run in ("q35", "q3"))
+        for metric in ("accuracy", "loss", "crossbars"):
+            assert mixed.metrics[metric] == three.metrics[metric]
 
     def test_pages_and_configurations_are_there(self):
         for claim in load():

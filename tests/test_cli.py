@@ -1,5 +1,9 @@
 """The epim command: exit codes, sentences, and what a run leaves behind."""
 
+import errno
+import itertools
+import json
+import os
 import re
 import signal
 import subprocess
@@ -68,7 +72,7 @@ MISTAKES = [
     ("run maping", "unknown notebook 'maping'; did you mean 'mapping'?"),
     ("run nothing.ipynb", "no notebook at nothing.ipynb"),
     ("run truncated.ipynb", "truncated.ipynb is not a readable notebook: Expecting ',' delimiter"),
-    ("run mapping --output notebooks/beside.txt", "cannot write into notebooks/beside.txt: Not a directory"),
+    ("run mapping --output notebooks/beside.txt", "cannot write into notebooks/beside.txt: it is no folder"),
     ("show maping", "unknown notebook 'maping'; did you mean 'mapping'?"),
     ("show truncated.ipynb", "truncated.ipynb is not a readable notebook: Expecting ',' delimiter"),
     ("compare nowhere nowhere", "no run record at nowhere"),
@@ -89,11 +93,181 @@ def test_a_wrong_request_is_one_sentence_and_starts_no_kernel(project, capsys, n
     assert sorted(project.rglob("*")) == before
 
 
-@pytest.mark.parametrize("command", ["", "sweep", "show", "run mapping --profile fast", "compare one"])
-def test_a_malformed_command_line_leaves_with_2(project, capsys, command):
+@pytest.mark.parametrize(
+    "command",
+    [
+        "", "sweep", "show", "run", "run mapping --profile fast", "run mapping -p", "run mapping --output", "run a b",
+        "compare one", "compare one two three", "train", "train a.yaml --seed one", "train a.yaml --seed 1.5",
+        "train a.yaml --threads", "--nope", "list now", "data --nope", "show mapping --profile quick", "-p a=b",
+        "%s{x}",
+    ],
+)  # fmt: skip
+def test_a_malformed_command_line_is_one_sentence(project, capsys, command):
     code, out, err = epim(capsys, *command.split())
     assert (code, out) == (2, "")
-    assert err.startswith("usage: epim")
+    assert err.startswith("epim: ")
+    assert err.endswith("--help says more\n")
+    assert err.count("\n") == 1
+
+
+LONG = "x" * 10_000_000
+HOSTILE = [
+    ("run", "mapping", "-p", "label=a\0b"),
+    ("run", "mapping", "-p", "label=a\nb"),
+    ("run", "mapping", "-p", "label=\udcff"),
+    ("run", "mapping", "-p", f"rows={'9' * 5000}"),
+    ("run", "mapping", "-p", f"rows={LONG}"),
+    ("run", "mapping", "-p", f"rate=1{'0' * 400}"),
+    ("run", "mapping", "-p", "rate=nan"),
+    ("run", "mapping", "-p", "rate=-inf"),
+    ("run", "mapping", "-p", "rows=1e3"),
+    ("run", "mapping", "-p", "bits=" + "3," * 100_000 + "7"),
+    ("run", "mapping", "-p", "bits="),
+    ("run", "mapping", "-p", "bits=" + "[" * 5000),
+    ("run", "mapping", "-p", "=3"),
+    ("run", "mapping", "-p", ""),
+    ("run", "mapping", "-p", "=" * 100_000),
+    ("run", "mapping", "-p", "pro\0file=quick"),
+    ("run", "mapping", "--output", "a\0b"),
+    ("run", "mapping", "--output", "a\udcff"),
+    ("run", "mapping", "--output", "y" * 300),
+    ("run", "mapping", "--output", "y/" * 5000),
+    ("run", "mapping", "--output", LONG),
+    ("run", LONG),
+    ("run", LONG + ".ipynb"),
+    ("run", "a\0b.ipynb"),
+    ("run", "a\0b"),
+    ("run", "\udcff.ipynb"),
+    ("run", "notebooks"),
+    ("run", "../mapping"),
+    ("run", ""),
+    ("run", ".ipynb"),
+    ("run", "folder.ipynb"),
+    ("run", "deep.ipynb"),
+    ("run", "digits.ipynb"),
+    ("run", "cell.ipynb"),
+    ("show", "deep.ipynb"),
+    ("show", "%s{x}"),
+    ("compare", "a\0b", "a\0b"),
+    ("compare", "deep.ipynb", "deep.ipynb"),
+    ("compare", LONG, LONG),
+    ("compare", "nan.json", "nan.json"),
+    ("compare", "", ""),
+    ("data", "../x"),
+    ("data", LONG),
+    ("data", "a\0b"),
+    ("train", "a\0b"),
+    ("train", LONG),
+    ("train", "notebooks"),
+    ("train", "deep.yaml"),
+    ("train", "aliases.yaml"),
+    ("train", "twice.yaml"),
+    ("train", "tag.yaml"),
+    ("train", "empty.yaml"),
+    ("train", "large.yaml"),
+    ("train", "deep.yaml", "--seed", "9" * 5000),
+    (LONG,),
+    ("%s{x}" * 1000,),
+    ("\udcff\0",),
+]
+
+
+@pytest.mark.parametrize("arguments", HOSTILE, ids=range(len(HOSTILE)))
+def test_whatever_is_asked_the_answer_is_one_short_line_at_once(project, capsys, no_kernel, arguments):
+    text = (project / "notebooks" / "03_mapping.ipynb").read_text()
+    (project / "folder.ipynb").mkdir()
+    (project / "deep.ipynb").write_text(
+        text.replace('"metadata": {}', '"metadata": {"a": ' + "[" * 5000 + "]" * 5000 + "}")
+    )
+    (project / "digits.ipynb").write_text(text.replace('"metadata": {}', '"metadata": {"a": ' + "9" * 5000 + "}"))
+    write(project / "cell.ipynb", cell=CELL + f"\ndepth: int = {'-' * 5000}1  # a [b], 1..2\n")
+    (project / "nan.json").write_text(json.dumps(RECORD.to_dict() | {"seconds": float("nan")}))
+    (project / "deep.yaml").write_text("[" * 100_000)
+    (project / "twice.yaml").write_text("study: a\nstudy: b\n")
+    (project / "tag.yaml").write_text("!!python/object/apply:os.mkdir [evil]\n")
+    (project / "empty.yaml").touch()
+    (project / "large.yaml").write_text("a: 1 #" + " " * 10_000_000)
+    (project / "aliases.yaml").write_text(
+        "a: &a [1]\n"
+        + "".join(f"{k}: &{k} [{', '.join([f'*{j}'] * 10)}]\n" for j, k in itertools.pairwise("abcdefghij"))
+    )
+    before = sorted(project.parent.rglob("*"))
+    started = time.monotonic()
+    code, out, err = epim(capsys, *arguments)
+    assert time.monotonic() - started < 10
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"epim: [^\n]{10,400}\n", err), err[:1000]
+    assert err[:-1].isprintable()
+    assert sorted(project.parent.rglob("*")) == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows makes links for administrators only")
+def test_a_link_to_nothing_ends_the_request(project, capsys, no_kernel):
+    (project / "d").symlink_to("nowhere")
+    assert epim(capsys, "run", "mapping", "--output", "d") == (2, "", "epim: cannot write into d: it is no folder\n")
+    assert not (project / "nowhere").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_full_disk_is_the_work_that_failed_and_names_the_path(project, capsys, monkeypatch, number):
+    def full(path, *arguments, **options):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    assert epim(capsys, "run", "mapping") == (1, "", f"epim: cannot write into runs: {os.strerror(number)}\n")
+
+
+def test_a_full_disk_within_a_run_names_its_folder(project, capsys, monkeypatch):
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write(project / "notebooks" / "05_bad.ipynb", "1")
+    (project / "runs").mkdir()
+    monkeypatch.setattr("epimlib._checks.sync", lambda path: None)
+    monkeypatch.setattr(os, "fsync", full)
+    code, out, err = epim(capsys, "run", "bad")
+    (folder,) = Path("runs").iterdir()
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1].endswith(
+        f"No space left on device: {str(folder / '05_bad.html')!r} (what was executed is in {folder})"
+    )
+    assert {path.name for path in folder.iterdir()} - {"kernel.log"} == {"05_bad.partial.ipynb"}
+
+
+@pytest.mark.parametrize("error", [ValueError(), TypeError(), OSError(), OverflowError()])
+def test_no_error_is_said_by_nothing(project, capsys, monkeypatch, error):
+    def fail():
+        raise error
+
+    monkeypatch.setattr("epimlib.runs.notebooks", fail)
+    assert epim(capsys, "list") == (2, "", f"epim: {type(error).__name__}\n")
+
+
+def test_fetching_what_cannot_be_fetched_fails(project, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("EPIM_DATA", str(tmp_path))
+    code, out, err = epim(capsys, "data", "imagenet", "--fetch")
+    assert (code, out) == (1, f"imagenet: not in {tmp_path}\n")
+    assert err.startswith("epim: imagenet needs an account of its own")
+    assert epim(capsys, "data", "imagenet")[0] == 0
+
+
+@pytest.mark.parametrize("threads", ["0", "-1", "1025", "9" * 5000])
+def test_threads_that_no_machine_has_are_refused(project, capsys, threads):
+    (project / "a.yaml").write_text(
+        "study: a\nseeds: [0]\nbase: {data: digits, model: resnet9, epochs: 1}\nruns: {b: {}}\n"
+    )
+    code, out, err = epim(capsys, "train", "a.yaml", "--threads", threads)
+    assert (code, out) == (2, "")
+    assert "threads" in err
+
+
+def test_a_reader_that_has_read_enough_is_no_error(project):
+    code = "import sys; from epimlib import cli; sys.stdout.close = None; sys.exit(cli.main(['list']))"
+    listing = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    listing.stdout.close()
+    assert listing.wait(60) == 1
+    assert listing.stderr.read() == b""
+    listing.stderr.close()
 
 
 def test_run_and_compare(project):
@@ -144,11 +318,18 @@ def test_a_failing_cell_leaves_with_1(project, capsys):
     assert {path.name for path in folder.iterdir()} - {"kernel.log"} == {"05_bad.partial.ipynb"}
 
 
-def test_an_interrupted_run_leaves_what_was_executed(project):
+SIGNALS = [
+    pytest.param(name, marks=pytest.mark.skipif(os.name == "nt", reason="on Windows a signal ends a process at once"))
+    for name in ("SIGINT", "SIGTERM", "SIGHUP")
+]
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_a_signal_to_the_process_alone_ends_the_run_and_its_kernel(project, name):
     write(
         project / "notebooks" / "05_long.ipynb",
         "print('before')",
-        "open('started', 'w').close()\nimport time\ntime.sleep(600)",
+        "import os, time\nopen('pid', 'w').write(str(os.getpid()))\nos.replace('pid', 'started')\ntime.sleep(600)",
     )
     # A job in the background ignores the signal, and so would its children.
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); " + EPIM[-1]
@@ -158,14 +339,38 @@ def test_an_interrupted_run_leaves_what_was_executed(project):
     while not started.exists() and time.monotonic() < deadline:
         assert running.poll() is None
         time.sleep(0.05)
-    running.send_signal(signal.SIGINT)
+    running.send_signal(signal.Signals[name])
     err = running.communicate(timeout=60)[1]
     (folder,) = Path("runs").iterdir()
     assert running.returncode == 1
-    assert err.splitlines()[-1] == f"epim: interrupted (what was executed is in {folder})"
+    assert err.splitlines()[-1] == (
+        f"epim: interrupted (what was executed is in {folder}); a run begins anew, with the same command"
+    )
     assert "Traceback" not in err
-    assert "before" in (folder / "05_long.partial.ipynb").read_text()
+    assert "before" in (folder / "05_long.partial.ipynb").read_text(encoding="utf-8")
     assert {path.name for path in folder.iterdir()} <= {"05_long.partial.ipynb", "kernel.log"}
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started.read_text()), 0)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="on Windows a signal ends a process at once")
+def test_signals_of_the_caller_are_given_back(project, capsys):
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
+    epim(capsys, "list")
+    epim(capsys, "nonsense")
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)] == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="on Windows a signal ends a process at once")
+def test_an_ignored_hangup_stays_ignored(project, capsys, monkeypatch):
+    seen = []
+    monkeypatch.setattr("epimlib.runs.notebooks", lambda: seen.append(signal.getsignal(signal.SIGHUP)) or {})
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        epim(capsys, "list")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert seen == [signal.SIG_IGN]
 
 
 def test_the_command_is_installed(project):

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -144,7 +145,7 @@ class TestParametersCell:
             parse_parameters(PROFILE + line + "\n", "x.ipynb")
 
     def test_spaces_do_not_keep_it(self):
-        line = "rows: int = 3  #" + " " * 100_000 + "rows [1]" + " " * 100_000 + "; 1..4"
+        line = "rows: int = 3  #" + " " * 30_000 + "rows [1]" + " " * 30_000 + "; 1..4"
         with pytest.raises(ValueError, match="a parameter is written"):
             parse_parameters(PROFILE + line)
 
@@ -172,6 +173,40 @@ class TestParametersCell:
     def test_a_cell_that_is_not_python_is_named(self):
         with pytest.raises(ValueError, match=r"x.ipynb is not Python: .*line 2"):
             parse_parameters(PROFILE + "rows: int = = 3", "x.ipynb")
+
+    @pytest.mark.parametrize(
+        ("line", "message"),
+        [
+            ("rows: int = " + "(" * 300 + "1" + ")" * 300, "is not Python: too many nested parentheses"),
+            ("rows: int = " + "-" * 5000 + "1", "nested|recursion"),
+            ("rows: int = " + "1+" * 30_000 + "1", "nested|recursion"),
+            ("rows: int = " + "[" * 5000, "is not Python: too many nested parentheses"),
+            ("rows: int = " + "9" * 5000, "is not Python: Exceeds the limit"),
+            ("rows: int = " + "9" * 4000 + "  # rows [1], 1..4", "line 2: rows must be in 1..4"),
+            ("rows: float = " + "9" * 4000 + "  # rows [1], 1..4", "line 2: rows must be in 1.0..4.0"),
+            ("rows: float = -" + "9" * 4000 + "  # rows [1], 1..4", "line 2: rows must be in 1.0..4.0"),
+            ("rows: int = 3  # rows [1], 1.." + "9" * 5000, "line 2: the range of rows must be low..high"),
+            ("rows: int = 3  # rows [1], 1..4" + "," * 20_000, "line 2: behind the range of a list rows stand"),
+            ("rows: int = 3  # rows " + "[" * 20_000, "line 2: a parameter is written"),
+            ("a.b: int = 3  # rows [1], 1..4", "line 2: a parameter is written"),
+            ("a[0]: int = 3  # rows [1], 1..4", "line 2: a parameter is written"),
+            ("(a): int = 3  # rows [1], 1..4", "line 2: a parameter is written"),
+            ("rows: float = 1  # rows [1], nan..nan", "line 2: the range of rows must be low..high"),
+            ("rows: str = 'a\\nb'  # rows [1]", "line 2: rows must be a line of printable text"),
+            ("rows: str = '\\ud800'  # rows [1]", "line 2: rows must be a line of printable text"),
+            ("rows: list[int] = [" + "1," * 20_000 + "2]  # rows [1], 1..4, distinct", "must be distinct"),
+            ("class: int = 3  # rows [1], 1..4", "is not Python: invalid syntax"),
+            ("\0", "is not Python: source code string cannot contain null bytes"),
+            ('"' + "'" * 3, "is not Python: unterminated string"),
+            ("\\", "is not Python"),
+            ("rows" * 20_000, r"has \d+ characters, more than 65536"),
+        ],
+    )
+    def test_what_keeps_parsers_is_one_error_at_once(self, line, message):
+        started = time.monotonic()
+        with pytest.raises(ValueError, match=message):
+            parse_parameters(PROFILE + line, "x.ipynb")
+        assert time.monotonic() - started < 10
 
     @pytest.mark.parametrize("cell", ["", 'profile: str = "quick"  # p [name], quick|slow\n'])
     def test_every_notebook_has_both_profiles(self, cell):
@@ -471,7 +506,22 @@ class TestRecord:
         ("change", "message"),
         [
             ({"metric": {}}, "unknown key 'metric' in a run record; did you mean 'metrics'?"),
-            ({"seconds": "1"}, "seconds of a run record has the wrong type: '1'"),
+            *(
+                ({"seconds": value}, "seconds of a run record must be a number of at least 0, got")
+                for value in ("1", -1, -1e-9, True, None, [1])
+            ),
+            *(
+                ({"metrics": {"a": value}}, "metric a of a run record must be a finite number, text or bool, got")
+                for value in (None, [1], {"b": 1})
+            ),
+            *(({"started": value}, "started of a run record must be a time") for value in ("", "now", "12:00")),
+            ({"started": 3}, "started of a run record has the wrong type: 3"),
+            ({"notebook": None}, "notebook of a run record has the wrong type: None"),
+            ({"commit": 3}, "commit of a run record has the wrong type: 3"),
+            ({"dirty": "no"}, "dirty of a run record has the wrong type: 'no'"),
+            ({"parameters": None}, "parameters of a run record has the wrong type: None"),
+            ({"versions": "1"}, "versions of a run record has the wrong type: '1'"),
+            ({"machine": []}, r"machine of a run record has the wrong type: \[\]"),
             ({"metrics": [1]}, r"metrics of a run record has the wrong type: \[1\]"),
         ],
     )
@@ -480,6 +530,27 @@ class TestRecord:
         file.write_text(json.dumps(RECORD.to_dict() | change))
         with pytest.raises(ValueError, match=rf"r.json: {message}"):
             RunRecord.load(file)
+
+    @pytest.mark.parametrize(
+        "change", [{"seconds": math.nan}, {"metrics": {"a": math.nan}}, {"metrics": {"a": -math.inf}}]
+    )
+    def test_what_is_not_finite_is_neither_written_nor_read(self, tmp_path, change):
+        with pytest.raises(ValueError, match="run record must be a"):
+            dataclasses.replace(RECORD, **change)
+        (tmp_path / "record.json").write_text(json.dumps(RECORD.to_dict() | change))
+        with pytest.raises(ValueError, match="record.json is not a readable run record: a number is not finite"):
+            RunRecord.load(tmp_path)
+
+    @pytest.mark.parametrize(("variable", "threads"), [("2", 2), ("4,2", None), ("", None), ("many", None)])
+    def test_it_has_the_number_of_threads_where_that_is_known(self, monkeypatch, variable, threads):
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+        monkeypatch.delitem(sys.modules, "torch", raising=False)
+        assert runs._machine().get("threads") == threads
+
+    def test_it_has_the_threads_of_training_in_this_process(self, one_thread):
+        torch = pytest.importorskip("torch")
+        torch.set_num_threads(2)
+        assert runs._machine()["threads"] == 2
 
     def test_a_missing_key_is_named(self):
         data = RECORD.to_dict()
@@ -601,6 +672,54 @@ class TestRun:
         assert "before" in str(executed)
         assert executed.cells[-1].outputs == []
 
+    @pytest.mark.parametrize("code", ["import sys\nsys.exit(0)", "exit", "quit()"])
+    def test_a_notebook_that_ends_itself_leaves_no_record(self, tmp_path, code):
+        path = write(tmp_path / "02_ends.ipynb", code, "print('after')")
+        with pytest.raises(RunError, match=r"^cell 4 ended the notebook \(what was executed is in .*02_ends-"):
+            execute(Notebook.load(path), {}, tmp_path / "runs")
+        (folder,) = (tmp_path / "runs").iterdir()
+        assert {file.name for file in folder.iterdir()} - {"kernel.log"} == {"02_ends.partial.ipynb"}
+
+    def test_metrics_that_are_none_leave_no_record(self, tmp_path):
+        show = "from IPython.display import display\ndisplay({{{!r}: {}}}, raw=True)"
+        for metric, message in (("{'a': {'b': 1}}", "metric a of a run record must be"), ("[1]", "as its metrics")):
+            path = write(tmp_path / "02_odd.ipynb", show.format(METRIC, metric))
+            with pytest.raises(RunError, match=message):
+                execute(Notebook.load(path), {}, tmp_path / "runs")
+        assert not list(tmp_path.glob("runs/*/record.json"))
+
+    def test_an_error_of_millions_of_characters_is_cut(self, tmp_path):
+        path = write(tmp_path / "02_long.ipynb", "raise ValueError('x' * 10_000_000)")
+        with pytest.raises(RunError, match="cell 4 raised ValueError: xxx") as caught:
+            execute(Notebook.load(path), {}, tmp_path / "runs")
+        assert len(str(caught.value)) < 1000
+
+    def test_an_error_without_a_message_is_named(self, tmp_path):
+        path = write(tmp_path / "02_empty.ipynb", "assert rows == 0")
+        with pytest.raises(RunError, match=r"^cell 4 raised AssertionError \(what was"):
+            execute(Notebook.load(path), {}, tmp_path / "runs")
+
+    def test_braces_and_percents_in_a_path_are_no_format(self, tmp_path):
+        path = write(tmp_path / "p{a}%s{x}" / "02_{b}%s.ipynb", "1")
+        folder = execute(Notebook.load(path), {}, tmp_path / "%d{y}{")
+        assert folder.parent == tmp_path / "%d{y}{"
+        assert {"02_{b}%s.ipynb", "02_{b}%s.html", "record.json"} <= {file.name for file in folder.iterdir()}
+
+    @pytest.mark.skipif(os.name == "nt", reason="Windows makes links for administrators only")
+    @pytest.mark.parametrize(("link", "target"), [("d", "nowhere"), ("d", "d"), ("d", "file")])
+    def test_a_link_that_leads_nowhere_is_no_folder(self, tmp_path, link, target):
+        (tmp_path / "file").touch()
+        (tmp_path / link).symlink_to(tmp_path / target)
+        for output in (tmp_path / link, tmp_path / link / "inner"):
+            with pytest.raises(OSError, match="cannot write into .*(it is no folder|symbolic|Not a directory)"):
+                runs._new_folder(output, "a")
+        assert sorted(path.name for path in tmp_path.iterdir()) == [link, "file"]
+
+    @pytest.mark.skipif(os.name == "nt", reason="Windows makes links for administrators only")
+    def test_a_link_in_place_of_a_run_is_another_run(self, tmp_path):
+        (tmp_path / "a").symlink_to(tmp_path / "nowhere")
+        assert runs._new_folder(tmp_path, "a") == tmp_path / "a-2"
+
     def test_a_dying_kernel_leaves_no_record(self, tmp_path):
         path = write(tmp_path / "02_dies.ipynb", "import os\nos._exit(1)")
         with pytest.raises(RunError, match=r"^DeadKernelError: .*02_dies-"):
@@ -608,6 +727,41 @@ class TestRun:
         (folder,) = (tmp_path / "runs").iterdir()
         assert not (folder / "record.json").exists()
         assert (folder / "02_dies.partial.ipynb").exists()
+
+    @pytest.mark.parametrize("place", ["notebook", "cell", "tags"])
+    @pytest.mark.parametrize("metadata", [None, [], ["parameters"], "parameters", 3, True])
+    def test_metadata_of_another_type_start_no_kernel(self, tmp_path, no_kernel, place, metadata):
+        path = write(tmp_path / "x.ipynb")
+        data = json.loads(path.read_text())
+        if place == "tags" and metadata != ["parameters"]:
+            data["cells"][1]["metadata"]["tags"] = metadata
+        elif place == "cell":
+            data["cells"][1]["metadata"] = metadata
+        else:
+            data["metadata"] = metadata
+        path.write_text(json.dumps(data))
+        with pytest.raises(ValueError, match=r"x.ipynb is not (a valid notebook|tagged)"):
+            execute(Notebook.load(path), {}, tmp_path / "runs")
+        assert not (tmp_path / "runs").exists()
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"cells": None}, {"cells": {}}, {"cells": [None]}, {"cells": ["a"]}, {"cells": [{}]}, {"cells": []},
+            {"cells": [{"cell_type": "code", "source": 3}]}, {"cells": [{"cell_type": "code", "source": [3]}]},
+            {"cells": [{"cell_type": "code", "source": None}]}, {"cells": [{"cell_type": [], "source": ""}]},
+            {"nbformat": None}, {"nbformat": "4"}, {"nbformat": 3}, {"nbformat": 99}, {"nbformat_minor": None},
+            {"nbformat_minor": "5"}, {"nbformat_minor": -1}, {"metadata": {"kernelspec": None}},
+            {"metadata": {"kernelspec": 3}}, {"metadata": {"language_info": []}}, {"metadata": {"authors": 3}},
+        ],
+    )  # fmt: skip
+    @pytest.mark.filterwarnings("ignore::Warning")
+    def test_a_foreign_notebook_starts_no_kernel(self, tmp_path, no_kernel, change):
+        path = write(tmp_path / "x.ipynb")
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+        with pytest.raises(ValueError, match="x.ipynb is not|the first code cell of .*x.ipynb"):
+            execute(Notebook.load(path), {}, tmp_path / "runs")
+        assert not (tmp_path / "runs").exists()
 
     def test_an_invalid_notebook_starts_no_kernel(self, tmp_path, no_kernel):
         path = write(tmp_path / "x.ipynb")
@@ -626,7 +780,7 @@ class TestRun:
 
     def test_an_output_that_is_no_folder_starts_no_kernel(self, tmp_path, no_kernel):
         (tmp_path / "file").touch()
-        with pytest.raises(OSError, match="cannot write into .*file: Not a directory"):
+        with pytest.raises(OSError, match="cannot write into .*file: it is no folder"):
             execute(Notebook.load(write(tmp_path / "x.ipynb")), {}, tmp_path / "file")
 
     def test_a_read_only_output_is_one_sentence(self, read_only):
