@@ -107,6 +107,15 @@ def find(name: str) -> Path | None:
     return next((place for place in places[name] if place.exists()), None)
 
 
+def need(name: str) -> Path | None:
+    """Return what `find` does, or raise ``FileNotFoundError`` if the data set is not there; the digits always are."""
+    place = find(name)
+    if place is None and name != "digits":
+        how = f"'epim data {name} --fetch' downloads it, or " if name in FETCHED else ""
+        raise FileNotFoundError(f"no {name} in {folder()}; {how}EPIM_DATA names the folder that has it")
+    return place
+
+
 def load(name: str) -> Images:
     """Return a small data set, verified by the checksum of all its images.
 
@@ -123,12 +132,7 @@ def load(name: str) -> Images:
         "cifar10": _cifar,
     }
     one_of("data set", name, readers)
-    place = find(name)
-    if place is None and name != "digits":
-        raise FileNotFoundError(
-            f"no {name} in {folder()}; 'epim data {name} --fetch' downloads it, "
-            "or EPIM_DATA names the folder that has it"
-        )
+    place = need(name)
     try:
         with warnings.catch_warnings(action="ignore"):  # Pillow's, of a large sheet, which is refused
             arrays = readers[name](place)
@@ -252,6 +256,7 @@ def batches(
     seed: tuple[int, int] | None = None,
     flip: bool = False,
     part: tuple[int, int] = (0, 1),
+    first: int = 0,
 ) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":
     """Yield batches of normalised images, ``(B, channels, height, width)`` in channels-last memory, and labels.
 
@@ -264,6 +269,7 @@ def batches(
             they are, all of them.
         flip: see ``seed``.
         part: which of how many processes this is; each gets its own images.
+        first: number of the first batch that is wanted; those before it are drawn, but not made.
     """
     import torch
 
@@ -279,11 +285,14 @@ def batches(
         order = np.arange(part[0], len(images), part[1])
     for start in range(0, len(order), size):
         chosen = order[start : start + size]
+        if seed is not None:
+            offsets = draw.integers(0, 2 * margin + 1, (len(chosen), 2)).tolist()
+            mirrored = draw.random(len(chosen)) < 0.5 * flip
+        if start < first * size:
+            continue
         pixels = images[chosen]
         if seed is not None:
             wide = np.pad(pixels, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode="reflect")
-            offsets = draw.integers(0, 2 * margin + 1, (len(chosen), 2)).tolist()
-            mirrored = draw.random(len(chosen)) < 0.5 * flip
             for number, (y, x) in enumerate(offsets):  # slices: several times faster than one gather
                 window = wide[number, y : y + side, x : x + side]
                 pixels[number] = window[:, ::-1] if mirrored[number] else window
