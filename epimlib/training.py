@@ -115,9 +115,9 @@ def train(
     except RunError:
         raise
     except OSError as error:
-        place = error.filename or folder
-        raise RunError(f"{place} cannot be written: {error.strerror or error}; the same call goes on") from error
-    except RuntimeError as error:  # of torch: the memory is full, an operation is not there
+        what = f"{error.filename or folder}: {error.strerror or sentence(error)}"
+        raise RunError(f"{what} (the same call goes on from the latest checkpoint)") from error
+    except (MemoryError, RuntimeError) as error:  # of torch: the memory is full, an operation is not there
         raise RunError(f"the training in {folder} failed: {sentence(error)}") from error
 
 
@@ -292,20 +292,21 @@ class _Trainer:
             if hashlib.sha256(content).hexdigest()[:16] != path.name.split(".")[1]:
                 tqdm.write(f"{path} is damaged: its checksum is another one; the checkpoint before it is used")
                 continue
+            on_cpu = self.place.device.type == "cpu"  # elsewhere threads do not add up
+            fixed = {name: count for name, count in self.place.count.items() if on_cpu or name == "processes"}
             try:
+                names = ["model", "optimizer", "scaler", "ema", "history", "within", "random", *self.place.count]
                 state = torch.load(io.BytesIO(content), map_location=self.place.device, weights_only=True)
-                self._load(state)
+                begun = {name: count for name, count in keys("a checkpoint", state, names).items() if name in fixed}
+                if begun == fixed:
+                    self._load(state)
             except Exception as error:  # foreign content raises anything; half of it may be loaded: no other is tried
                 raise ValueError(f"{path} is no checkpoint of this run; remove it: {sentence(error)}") from error
-            for name, count in self.place.count.items() if self.place.device.type == "cpu" else ():
-                if state[name] != count:
-                    begun = f"{self.folder} was begun with {name} = {state[name]}"
-                    raise ValueError(f"{begun}, not {count}; its weights depend on it")
+            if begun != fixed:
+                raise ValueError(f"{self.folder} was begun with {begun}, not {fixed}; its weights depend on that")
             return
 
-    def _load(self, state: dict[str, Any]) -> None:
-        names = ["model", "optimizer", "scaler", "ema", "history", "within", "random", *self.place.count]
-        keys("a checkpoint", state, names)
+    def _load(self, state: Mapping[str, Any]) -> None:
         numbers = [isinstance(n, float) for row in state["history"] for n in keys("an epoch", row, FOUND).values()]
         if not isinstance(state["history"], list) or not all(numbers):
             raise ValueError(f"history must be a list of numbers for every epoch, got {state['history']}")
@@ -315,6 +316,8 @@ class _Trainer:
         if within["step"]:
             _set_random(self.place.device, state["random"][self.place.rank])
         load_weights(self.network, state["model"])
+        if [set(group) for group in state["optimizer"]["param_groups"]] != [*map(set, self.optimizer.param_groups)]:
+            raise ValueError("its optimizer is another one")
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         if self.ema:
@@ -397,8 +400,6 @@ class _Trainer:
             for buffer in self.result.buffers():
                 torch.distributed.broadcast(buffer, 0)
         found = {"train_loss": mean.item(), **self.evaluate()}
-        if not math.isfinite(found["loss"]):
-            raise RunError(f"the loss on the test images after epoch {epoch + 1} is {found['loss']}; try a smaller lr")
         return {**found, "seconds": time.perf_counter() - clock, "processor_seconds": time.process_time() - work}
 
     def _due(self, step: int) -> bool:
@@ -437,7 +438,7 @@ class _Trainer:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Return loss and accuracy [%] on the test images."""
+        """Return loss and accuracy [%] on the test images, or raise `RunError` if the loss is not finite."""
         model = self.result.eval()
         sums = torch.zeros(3, dtype=torch.float64)
         for x, target in self.images.testing():
@@ -445,6 +446,8 @@ class _Trainer:
             right, loss = (output.argmax(1) == target).sum(), F.cross_entropy(output, target, reduction="sum")
             sums += torch.tensor([right.item(), loss.item(), len(target)], dtype=torch.float64)
         right, loss, count = self._sum(sums.float().to(self.place.device)).tolist()
+        if not math.isfinite(loss):
+            raise RunError(f"the loss on the test images is {loss}; try a learning rate below {self.config.lr}")
         return {"accuracy": 100 * right / count, "loss": loss / count}
 
     def _sum(self, value: Tensor) -> Tensor:

@@ -954,6 +954,7 @@ HALF = {"step": 2, "total": 1.0, "seconds": 1.0, "processor_seconds": 1.0}
         b"text", b"", [1, 2], 3, None, {}, Path("x"), torch.zeros(3), {"history": {}},
         *({"model": value} for value in ({}, 3, None, {"head.weight": torch.zeros(1)}, {"head.weight": 3})),
         *({"optimizer": value} for value in ({}, 3, None, {"state": {}, "param_groups": []})),
+        {"optimizer": {"state": {}, "param_groups": [{"params": []}, {"params": []}]}},
         {"ema": None},
         *({"history": value} for value in (3, None, [{}], [3], [{**ROW, "loss": "1"}], [{**ROW, "loss": None}], "abc")),
         *({"within": value} for value in (3, None, {}, {**HALF, "step": -1}, {**HALF, "step": 5})),
@@ -1010,7 +1011,9 @@ def test_another_number_of_threads_is_refused(begun, tmp_path):
     shutil.copytree(begun[0], tmp_path / "run")
     torch.set_num_threads(2)
     try:
-        with pytest.raises(ValueError, match=r"run was begun with threads = 1, not 2; its weights depend on it$"):
+        with pytest.raises(
+            ValueError, match=r"run was begun with {'threads': 1, 'processes': 1}, not {'threads': 2, 'pro"
+        ):
             train(BEGUN, tmp_path / "run", progress=False)
     finally:
         torch.set_num_threads(1)
@@ -1022,12 +1025,12 @@ def test_another_number_of_threads_is_refused(begun, tmp_path):
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (OSError(errno.ENOSPC, "No space left on device"), "{folder} cannot be written: No space left on device; the "),
+        (OSError(errno.ENOSPC, "No space left on device"), "{folder}: No space left on device (the same call goes on"),
         (
             OSError(errno.ENOSPC, "No space left on device", "/x/y"),
-            "/x/y cannot be written: No space left on device; the",
+            "/x/y: No space left on device (the same call goes on",
         ),
-        (PermissionError(errno.EACCES, "Permission denied", "/x/y"), "/x/y cannot be written: Permission denied; the"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x/y"), "/x/y: Permission denied (the same call goes on"),
         (
             RuntimeError("CUDA out of memory.\n Tried to allocate"),
             "the training in {folder} failed: CUDA out of memory. Tried",
