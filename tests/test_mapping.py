@@ -376,6 +376,7 @@ def test_a_window_may_be_split_with_dense_packing():
         ({"crossbar.rows": 0}, ValueError, ["crossbar.rows", "at least 1", "0"]),
         ({"crossbar.cols": 2.5}, TypeError, ["crossbar.cols", "whole number", "2.5"]),
         ({"crossbar.cell_bits": -1}, ValueError, ["crossbar.cell_bits", "at least 1", "-1"]),
+        ({"crossbar.cell_bits": 1000}, ValueError, ["crossbar.cell_bits", "at most 16", "1000"]),
         ({"crossbar.polarity": 3}, ValueError, ["crossbar.polarity", "1, 2", "3"]),
         ({"crossbar.polarity": True}, TypeError, ["crossbar.polarity", "whole number", "True"]),
         ({"crossbar.packing": "tight"}, ValueError, ["crossbar.packing", "'channel', 'dense'", "'tight'"]),

@@ -73,6 +73,8 @@ class Crossbar:
     def __post_init__(self) -> None:
         for field in ("rows", "cols", "cell_bits"):
             positive(f"crossbar.{field}", getattr(self, field))
+        if self.cell_bits > 16:
+            raise ValueError(f"crossbar.cell_bits must be at most 16, got {self.cell_bits}")
         one_of("crossbar.polarity", self.polarity, [1, 2])
         one_of("crossbar.packing", self.packing, ["channel", "dense"])
 
