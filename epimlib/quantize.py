@@ -205,7 +205,13 @@ class WeightQuantizer(nn.Module):
 
     @torch.no_grad()
     def integers(self, weight: Tensor) -> Tensor:
-        """Return the integers of a weight, int32, of its shape."""
+        """Return the integers of a weight, int32, of its shape.
+
+        Raises:
+            ValueError: if the weight is not finite.
+        """
+        if not weight.isfinite().all():
+            raise ValueError("weight must be finite to become integers, got NaN or infinity")
         quotient = self._tiles(weight) / self._per_tile(self.scale.abs())
         return self._untile(quotient.clamp(-self.levels, self.levels).round()).int()
 

@@ -252,6 +252,14 @@ class TestWeights:
         expected = values.reshape(-1)[layer.spec.plan().index].reshape(model.weight.shape)
         np.testing.assert_array_equal(model.weight.detach().numpy(), expected)
 
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_a_weight_that_is_not_finite_has_no_integers(self, value):
+        model = quantize(nn.Linear(3, 2), QuantConfig())
+        calibrate(model, torch.ones(1, 3))
+        parametrization(model)[1].data[0, 0] = value
+        with pytest.raises(ValueError, match="weight must be finite to become integers, got NaN or infinity"):
+            integer_weights(model)
+
     def test_a_weight_of_zeros_stays_zero(self):
         for name in ("max", "overlap", "mse"):
             quantizer = WeightQuantizer(torch.zeros(4, 3, 3, 3), QuantConfig(range=name))
