@@ -61,11 +61,14 @@ class _EpitomeLayer(nn.Module):
         """
         if tuple(weight.shape) != self.spec.shape:
             raise ValueError(f"weight to fit must have shape {self.spec.shape}, got {tuple(weight.shape)}")
-        plan = self.spec.plan()
-        usage = torch.from_numpy(plan.usage).to(self.epitome).clamp(min=1)
+        plan, wide = (
+            self.spec.plan(),
+            torch.promote_types(self.epitome.dtype, torch.float32),
+        )  # half would not hold sums
+        usage = torch.from_numpy(plan.usage).to(self.epitome.device, wide).clamp(min=1)
         index = torch.from_numpy(plan.index.reshape(-1)).to(self.epitome.device)
-        total = torch.zeros_like(self.epitome).reshape(-1)
-        total.index_add_(0, index, weight.to(self.epitome).reshape(-1))
+        total = torch.zeros_like(usage).reshape(-1)
+        total.index_add_(0, index, weight.to(total).reshape(-1))
         self.epitome.copy_(total.reshape(usage.shape) / usage)
 
     def _sample(self) -> Tensor:

@@ -114,6 +114,11 @@ class QuantConfig:
         return cls(**data)
 
 
+def _wide(t: Tensor) -> Tensor:
+    """Return half precision in float32: it has fewer digits than a grid has levels."""
+    return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
+
+
 class _Round(torch.autograd.Function):
     """Round to the nearest integer; the gradient passes straight through."""
 
@@ -139,7 +144,7 @@ class _OnGrid(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        return (x / scale).clamp_min_(low).clamp_max_(high).round_().mul_(scale)
+        return (_wide(x) / scale).clamp_min_(low).clamp_max_(high).round_().mul_(scale).to(x.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor], output: Tensor) -> None:
@@ -200,19 +205,26 @@ class WeightQuantizer(nn.Module):
             scale = self._follow(weight.detach())
             self.scale.copy_(scale)
         scale = self._per_tile(scale)
-        quotient = (self._tiles(weight) / scale).clamp(-self.levels, self.levels)
-        return self._untile(_Round.apply(quotient) * scale)
+        quotient = (_wide(self._tiles(weight)) / scale).clamp(-self.levels, self.levels)
+        return self._untile(_Round.apply(quotient) * scale).to(weight.dtype)
 
     @torch.no_grad()
     def integers(self, weight: Tensor) -> Tensor:
-        """Return the integers of a weight, int32, of its shape."""
-        quotient = self._tiles(weight) / self._per_tile(self.scale.abs())
+        """Return the integers of a weight, int32, of its shape.
+
+        Raises:
+            ValueError: if the weight is not finite.
+        """
+        if not weight.isfinite().all():
+            raise ValueError("weight must be finite to become integers, got NaN or infinity")
+        quotient = _wide(self._tiles(weight)) / self._per_tile(self.scale.abs())
         return self._untile(quotient.clamp(-self.levels, self.levels).round()).int()
 
     @torch.no_grad()
     def values(self, integers: Tensor) -> Tensor:
         """Return what integers of the weight's shape are worth."""
-        return self._untile(self._tiles(integers.to(self.scale)) * self._per_tile(self.scale.abs()))
+        step = self._per_tile(self.scale.abs())
+        return self._untile(self._tiles(integers.to(_wide(step))) * step).to(step.dtype)
 
     def error(self, weight: Tensor) -> float:
         """Return ``sum n(e) * (e - Q(e))^2``: the squared error of the weight that is sampled."""
@@ -262,7 +274,7 @@ class WeightQuantizer(nn.Module):
 
     def _errors(self, magnitude: Tensor, scale: Tensor) -> Tensor:
         """Return ``sum n * (m - Q(m))^2`` of every tile."""
-        scale = self._per_tile(scale)
+        scale, magnitude = self._per_tile(scale), _wide(magnitude)
         difference = (magnitude / scale).round_().clamp_(max=self.levels).mul_(scale).sub_(magnitude)
         return difference.square_().mul_(self._usage).sum((2, 4)).flatten()
 
@@ -416,7 +428,8 @@ def quantize(
         bits: of the weights of the layers that it names, in place of ``config.bits``.
         filter_fn: called with a layer and its name; only layers for which it is true are quantized. None is all.
 
-    Under autocast to bfloat16 a grid of more than 8 significant bits is rounded to bfloat16's own.
+    Under autocast to bfloat16, or in a model of that type, the values of a grid of more than 8 significant bits are
+    rounded to bfloat16's own (float16: 11); the integers are not.
 
     Raises:
         TypeError: if ``config`` is no `QuantConfig`.

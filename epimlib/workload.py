@@ -6,6 +6,7 @@ treats as a step of their own appear; normalisation and activation functions bel
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -319,6 +320,7 @@ class _Tracer:
     def _weighted(self, node: Any, operation: str, sources: tuple[str, ...]) -> str:
         weight = self._parameter(node.args[1])
         x, y = _shape(node.args[0]), _shape(node)
+        weight = re.sub(r"(^|\.)parametrizations\.(\w+)\.original\d*$", r"\1\2", weight)  # masked, or quantized
         name = weight.removesuffix(".weight").removesuffix("_weight")
         if operation != "conv2d":
             size = x[1:-1] if len(x) == 4 and x[0] == 1 else (math.prod(x[:-1]), 1)

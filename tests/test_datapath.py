@@ -312,6 +312,32 @@ def test_a_batch_of_32_images_is_exact_on_every_floating_point_path(path, bits, 
             assert np.array_equal(output.numpy(), expected)
 
 
+def test_wires_and_noise_are_the_same_under_autocast():
+    errors = NonIdealities(wire=1e-3, read_noise=0.5, variation=0.1)
+    program = compile(None, torch.full((8, 8), 5), hardware(rows=8, cols=8, adc_bits=8), 4, 8, errors=errors)
+    x = torch.arange(8.0) * 30
+    expected = run(program, x).output
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(run(program, x).output, expected)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_gradients_end_at_the_datapath(fast):
+    weight, x = torch.arange(-6.0, 6).reshape(2, 6).requires_grad_(), torch.arange(6.0).requires_grad_()
+    scale = torch.tensor([0.5, 2.0]).requires_grad_()
+    output = run(compile(None, weight, hardware(), 4, 4, scale=scale), x, fast).output
+    assert not output.requires_grad
+    assert output.tolist() == (scale * (weight @ x)).tolist()
+
+
+def test_settings_of_torch_are_left_as_they_were():
+    program = compile(None, DENSE, hardware(), 4, 4)
+    for enabled in (True, False):
+        with changed(torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled, enabled):
+            run(program, torch.ones(1, 3, 5, 5), fast=False)
+            assert torch.backends.mkldnn.enabled == enabled
+
+
 @pytest.mark.parametrize("polarity", [1, 2])
 def test_sums_beyond_float64_are_not_called_exact(polarity):
     """Two products of a word below 2^15 and a weight of 32 bits stay below 2^53, of 48 bits they do not."""

@@ -305,6 +305,16 @@ def test_dense_weights_are_fitted_by_the_mean_of_the_uses():
         layer.fit(weight[..., :1, :1])
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_fit_in_half_precision_is_rounded_once(dtype):
+    spec = EpitomeSpec(64, 64, (3, 3), (16, 8, 4, 4), (16, 8), wrap="full")
+    weight = 1 + 0.05 * torch.randn(64, 64, 3, 3)
+    half, single = EpitomeConv2d(64, 64, 3, epitome=spec, dtype=dtype), EpitomeConv2d(64, 64, 3, epitome=spec)
+    half.fit(weight)
+    single.fit(weight)
+    assert torch.equal(half.epitome, single.epitome.to(dtype))
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_epitomize_converts_what_the_design_names_and_says_why_the_rest_stays(name):
     size = 224 if name.startswith("vit") else 64

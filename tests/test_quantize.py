@@ -252,6 +252,35 @@ class TestWeights:
         expected = values.reshape(-1)[layer.spec.plan().index].reshape(model.weight.shape)
         np.testing.assert_array_equal(model.weight.detach().numpy(), expected)
 
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_a_weight_that_is_not_finite_has_no_integers(self, value):
+        model = quantize(nn.Linear(3, 2), QuantConfig())
+        calibrate(model, torch.ones(1, 3))
+        parametrization(model)[1].data[0, 0] = value
+        with pytest.raises(ValueError, match="weight must be finite to become integers, got NaN or infinity"):
+            integer_weights(model)
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    @pytest.mark.parametrize("bits", [3, 9, 12, 16])
+    def test_in_half_precision_the_values_are_rounded_and_the_integers_are_not(self, bits, dtype):
+        torch.manual_seed(0)
+        weight = torch.randn(40, 50).to(dtype)
+        for name in ("max", "mse"):
+            quantizer = WeightQuantizer(weight, QuantConfig(bits=bits, range=name)).eval()
+            step, q = quantizer.scale.double(), 2 ** (bits - 1) - 1
+            exact = weight.double() / step
+            integers = quantizer.integers(weight).double()
+            assert integers.abs().max() <= q
+            assert (integers - exact.clamp(-q, q)).abs().max() <= 0.5 + q * 1e-6
+            assert torch.equal(quantizer(weight), (integers * step).to(dtype))
+            assert torch.equal(quantizer.values(integers), (integers * step).to(dtype))
+            assert quantizer.error(weight * 500) < math.inf
+        inputs = InputQuantizer(QuantConfig(activation_bits=bits))
+        x = torch.rand(1000).to(dtype)
+        inputs(x)
+        step = inputs.grid()[0].double()
+        assert torch.equal(inputs.eval()(x), ((x.double() / step).round() * step).to(dtype))
+
     def test_a_weight_of_zeros_stays_zero(self):
         for name in ("max", "overlap", "mse"):
             quantizer = WeightQuantizer(torch.zeros(4, 3, 3, 3), QuantConfig(range=name))

@@ -11,6 +11,7 @@ import pytest
 
 from epimlib import EpitomeSpec, Workload, workload
 from epimlib.layers import EpitomeConv2d
+from epimlib.quantize import QuantConfig, quantize
 from epimlib.workload import Layer, trace
 
 torch = pytest.importorskip("torch")
@@ -402,6 +403,15 @@ def test_wrong_arguments_of_trace():
             trace(nn.Conv2d(3, 4, 3), size)
     with pytest.raises(ValueError, match="input_size must be at least 1, got 0"):
         trace(nn.Conv2d(3, 4, 3), (3, 0, 8))
+
+
+def test_masked_and_quantized_layers_keep_their_names():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5))
+    plain = trace(model, (3, 8, 8))
+    assert [layer.name for layer in plain.layers] == ["0", "3"]
+    assert trace(quantize(model, QuantConfig(bits=3)), (3, 8, 8)) == plain
+    normed = nn.Sequential(nn.utils.parametrizations.weight_norm(model[0]), *model[1:])
+    assert trace(normed, (3, 8, 8)) == plain
 
 
 def test_the_size_of_images_is_what_the_model_declares_or_asked_for():

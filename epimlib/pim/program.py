@@ -14,6 +14,7 @@ round. What the hardware is assumed to do is said in `epimlib.pim.events`, and h
 
 import dataclasses
 import math
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,16 +46,20 @@ _WINDOWS = 1 << 25
 _EXACT, _EXACT_DOUBLE = 1 << 24, 1 << 53
 
 
+# The setting below is of the whole process.
+_LOCK = threading.RLock()
+
+
 @contextmanager
 def _whole_float32() -> Iterator[None]:
     """Let products of float32 matrices be float32's: autocast and oneDNN may take bfloat16 or TF32 instead."""
-    before = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = False
-    try:
-        with torch.autocast("cpu", enabled=False):
+    with _LOCK, torch.autocast("cpu", enabled=False):
+        before = torch.backends.mkldnn.enabled
+        torch.backends.mkldnn.enabled = False
+        try:
             yield
-    finally:
-        torch.backends.mkldnn.enabled = before
+        finally:
+            torch.backends.mkldnn.enabled = before
 
 
 class Run(NamedTuple):
@@ -413,7 +418,7 @@ def _shape(tensor: Tensor) -> tuple[int, ...]:
 def _scale(scale: float | Tensor, layout: Layout) -> Tensor:
     """Return a number, or a scale for every ``(row block, column)`` of the matrix."""
     # First to the CPU: Apple's GPUs have no float64.
-    scale = scale.cpu().double() if isinstance(scale, Tensor) else torch.tensor(scale, dtype=torch.float64)
+    scale = scale.detach().cpu().double() if isinstance(scale, Tensor) else torch.tensor(scale, dtype=torch.float64)
     shape = (layout.row_blocks, layout.groups * layout.cols)
     if not bool(scale.isfinite().all()):
         raise ValueError("scale must be finite, got NaN or infinity")
@@ -448,11 +453,11 @@ def _images(program: Program, feature_map: Tensor) -> Tensor:
     if layer.kind == "linear":
         if not shape or shape[-1] != layer.in_channels:
             raise ValueError(f"feature_map must have shape (..., {layer.in_channels}), got {shape}")
-        images = feature_map.reshape(-1, layer.in_channels, 1, 1)
+        images = feature_map.detach().reshape(-1, layer.in_channels, 1, 1)
     else:
         if len(shape) not in (3, 4) or shape[-3] != layer.in_channels:
             raise ValueError(f"feature_map must have shape (N, {layer.in_channels}, H, W), got {shape}")
-        images = feature_map.reshape(-1, *shape[-3:])
+        images = feature_map.detach().reshape(-1, *shape[-3:])
     if min(_out_size(layer, images)) < 1:
         raise ValueError(f"feature_map must be at least as large as the kernel's window, got {shape}")
     limits = analog.input_limits(program.activation_bits, program.signed)
@@ -488,6 +493,7 @@ def _drive(program: Program, windows: Tensor) -> Tensor:
     return drive
 
 
+@_whole_float32()
 def _matrix(program: Program, read: Read) -> Tensor:
     """Return the cells that a read uses, ``(k, slices, columns)``; pairs are subtracted."""
     layout = program.layout
