@@ -1,22 +1,35 @@
 """A problem of seconds: what the chapters that train a small network of their own have in common.
 
 `epimlib.training` is for runs that are recorded, with configurations, checkpoints and augmentation. Here are only
-scikit-learn's digits, a plain network and a plain loop that trains any model.
+scikit-learn's digits, a plain network, a plain loop that trains any model, and the weights that the book's own pages
+start from: those of a training differ from processor to processor, and what is said of a network holds for them alone.
 """
 
+import dataclasses
+import json
 import math
+import os
+import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from epimlib._checks import positive
+from epimlib._checks import positive, write_bytes
+from epimlib.runs import RunRecord
 
 BATCH = 50
 """Images of a step."""
+
+NETWORKS = Path(__file__).parents[1] / "data" / "networks"
 
 
 def digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -78,3 +91,42 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, f
     """Return the mean cross-entropy and the accuracy [%] of a model in the mode in which it is."""
     logits = model(images)
     return F.cross_entropy(logits, labels).item(), 100 * (logits.argmax(1) == labels).float().mean().item()
+
+
+def taught(
+    name: str, model: nn.Module, parameters: Mapping[str, Any], train: Callable[[nn.Module], Mapping[str, float]]
+) -> nn.Module:
+    """Return a model with the committed weights, or trained here if those were made with other parameters.
+
+    ``data/networks/name.safetensors`` holds the weights, ``name.json`` beside it the `epimlib.runs.RunRecord` of their
+    training. Which of the two it was is printed. With ``EPIM_TEACH=1`` in the environment every network is trained, and
+    what comes out is written to these files.
+
+    Args:
+        name: of the files.
+        model: of the right shapes; it is changed in place and returned in eval mode.
+        parameters: all that decides the weights, as plain data.
+        train: trains the model in place and returns what it reached.
+
+    Raises:
+        FileNotFoundError: if nothing was committed under this name.
+        ValueError: if the weights are damaged or those of another network.
+    """
+    weights, about = (NETWORKS / f"{name}{suffix}" for suffix in (".safetensors", ".json"))
+    parameters = json.loads(json.dumps(parameters))  # as a record holds them: lists in place of tuples
+    write = os.environ.get("EPIM_TEACH") == "1"
+    if not write and RunRecord.load(about).parameters == parameters:
+        try:
+            model.load_state_dict(load(weights.read_bytes()))
+        except (RuntimeError, SafetensorError) as error:
+            raise ValueError(f"{weights} holds no weights of this network: {' '.join(str(error).split())}") from error
+        print(f"{name}: committed weights")
+        return model.eval()
+    record, clock = RunRecord.of(name, parameters, datetime.now(UTC)), time.perf_counter()
+    metrics = dict(train(model))
+    if write:
+        state = {key: tensor.detach().contiguous().clone() for key, tensor in model.state_dict().items()}
+        write_bytes(weights, save(state))
+        dataclasses.replace(record, seconds=round(time.perf_counter() - clock, 3), metrics=metrics).save(about)
+    print(f"{name}: {'committed weights' if write else 'trained here'}")
+    return model.eval()

@@ -7,7 +7,9 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from epimlib.lesson import BATCH, digits, evaluate, fit, network
+from epimlib import lesson
+from epimlib.lesson import BATCH, NETWORKS, digits, evaluate, fit, network, taught
+from epimlib.runs import Notebook, RunRecord, find_notebook
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -83,3 +85,82 @@ def test_a_fit_learns_and_its_seed_repeats_it():
 def test_epochs_must_be_positive(epochs):
     with pytest.raises(ValueError, match=f"epochs must be at least 1, got {epochs}"):
         fit(nn.Linear(1, 2), torch.zeros(2, 1), torch.zeros(2, dtype=torch.int64), epochs)
+
+
+class TestTaught:
+    @pytest.fixture
+    def folder(self, tmp_path, monkeypatch):
+        """Return the folder of committed weights, with those of a layer that was taught to be all sevens."""
+        monkeypatch.setattr(lesson, "NETWORKS", tmp_path)
+        monkeypatch.setenv("EPIM_TEACH", "1")
+        taught("seven", nn.Linear(2, 3), {"value": 7, "shape": (2, 3)}, self.sevens)
+        monkeypatch.delenv("EPIM_TEACH")
+        return tmp_path
+
+    @staticmethod
+    def sevens(model):
+        for parameter in model.parameters():
+            nn.init.constant_(parameter, 7)
+        return {"loss": 0.5, "accuracy": 90.0}
+
+    @staticmethod
+    def never(model):
+        raise AssertionError("trained, though the weights were there")
+
+    def test_committed_weights_are_read(self, folder, capsys):
+        model = taught("seven", nn.Linear(2, 3), {"value": 7, "shape": (2, 3)}, self.never)
+        assert all((parameter == 7).all() for parameter in model.parameters())
+        assert not model.training
+        assert capsys.readouterr().out == "seven: committed weights\n"
+
+    def test_their_record_says_how_they_were_made(self, folder):
+        record = RunRecord.load(folder / "seven.json")
+        assert (record.notebook, record.parameters) == ("seven", {"value": 7, "shape": [2, 3]})
+        assert record.metrics == {"loss": 0.5, "accuracy": 90.0}
+        assert {"python", "torch"} <= set(record.versions)
+
+    def test_other_parameters_are_trained_and_leave_the_files_alone(self, folder, capsys):
+        before = {path: path.read_bytes() for path in folder.iterdir()}
+        model = taught("seven", nn.Linear(2, 3), {"value": 8, "shape": (2, 3)}, lambda model: {})
+        assert not (model.weight == 7).any()
+        assert not model.training
+        assert capsys.readouterr().out.endswith("seven: trained here\n")
+        assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+    def test_weights_of_another_network_are_refused(self, folder):
+        with pytest.raises(ValueError, match="seven.safetensors holds no weights of this network: .*size mismatch"):
+            taught("seven", nn.Linear(3, 2), {"value": 7, "shape": (2, 3)}, self.never)
+        with pytest.raises(ValueError, match="holds no weights of this network: .*Missing key"):
+            taught("seven", nn.Sequential(nn.Linear(2, 3)), {"value": 7, "shape": (2, 3)}, self.never)
+
+    @pytest.mark.parametrize("end", [0, 20, -1])
+    def test_truncated_weights_are_refused(self, folder, end):
+        path = folder / "seven.safetensors"
+        path.write_bytes(path.read_bytes()[:end])
+        with pytest.raises(ValueError, match="seven.safetensors holds no weights of this network"):
+            taught("seven", nn.Linear(2, 3), {"value": 7, "shape": (2, 3)}, self.never)
+
+    def test_a_name_without_weights_is_said(self, folder):
+        with pytest.raises(FileNotFoundError, match="eight.json"):
+            taught("eight", nn.Linear(2, 3), {}, self.never)
+
+
+@pytest.mark.parametrize("path", sorted(NETWORKS.glob("*.json")), ids=lambda path: path.stem)
+def test_a_committed_network_was_taught_with_the_defaults_of_its_chapter(path):
+    record = RunRecord.load(path)
+    chapter = Notebook.load(find_notebook(path.stem.partition("-")[0]))
+    defaults = {parameter.name: parameter.default for parameter in chapter.parameters}
+    shared = record.parameters.keys() & defaults.keys()
+    assert {"epochs", "seed"} <= shared
+    for name in shared:
+        wanted = defaults[name] if isinstance(defaults[name], list) else [defaults[name]]
+        assert record.parameters[name] in wanted
+    assert path.with_suffix(".safetensors").is_file()
+
+
+def test_a_committed_network_is_as_good_as_its_record_says():
+    record = RunRecord.load(NETWORKS / "09_quantization-dense.json")
+    model = taught(record.notebook, network(record.parameters["stages"]), record.parameters, TestTaught.never)
+    loss, accuracy = evaluate(model, *digits()[1])
+    assert loss == pytest.approx(record.metrics["loss"], rel=1e-4)
+    assert accuracy == pytest.approx(record.metrics["accuracy"], abs=1.01 * 100 / 597)  # an image may lie between two
