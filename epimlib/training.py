@@ -163,7 +163,8 @@ def check(runs: Sequence[Run], output: str | Path, device: str = "auto") -> list
                 raise ValueError(f"batch_size must be at most the images of a process, got {config.batch_size}")
             if config.auto_augment is not None:
                 create_transform(config.input_size, is_training=True, auto_augment=config.auto_augment)
-            count = min(config.batch_size, 16 if place.device.type == "cpu" else 1024)
+            pixels = (1 << 14 if place.device.type == "cpu" else 1 << 26) // math.prod(config.input_size[1:])
+            count = max(2, min(config.batch_size, pixels))
             x, y = torch.randn(count, *config.input_size), torch.arange(count) % source.classes
             options = dict(config.model_options)
             if options.pop("pretrained", False) and not is_model_pretrained(config.model):
