@@ -171,7 +171,8 @@ class TrainConfig:
             if _number("mixed.factor", factor, 1e6) == 0:
                 raise ValueError(f"mixed.factor must be above 0, got {factor!r}")
             for name in ("batches", "probes"):
-                positive(f"mixed.{name}", self.mixed.get(name, 1))
+                if positive(f"mixed.{name}", self.mixed.get(name, 1)) > 1000:
+                    raise ValueError(f"mixed.{name} must be at most 1000, got {self.mixed[name]}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that ``from_dict`` reads, just as a file of it would: tuples become lists."""
@@ -261,10 +262,10 @@ def read_experiments(path: str | Path, runs: Iterable[str] = (), seeds: Iterable
 
 def _name(what: str, value: Any) -> None:
     """Raise if a value cannot name a folder everywhere, or names one elsewhere."""
-    if not isinstance(value, str) or len(value) > 100 or not re.fullmatch("[A-Za-z0-9]+([._-]+[A-Za-z0-9]+)*", value):
-        raise ValueError(
-            f"{what} must be a name of letters and digits, with '-', '_' or '.' between them, got {value!r}"
-        )
+    named = isinstance(value, str) and re.fullmatch("[A-Za-z0-9]+([._-]+[A-Za-z0-9]+)*", value)
+    if not named or len(value) > 100:
+        allowed = "a name of letters and digits, with '-', '_' or '.' between them"
+        raise ValueError(f"{what} must be {allowed}, got {value!r}")
 
 
 def _configs(data: Mapping[str, Any], own: Any, seeds: list[int], folder: Path) -> list[TrainConfig]:
@@ -300,16 +301,13 @@ def create(config: TrainConfig) -> "nn.Module":
     torch.manual_seed(config.seed)
     options = {"num_classes": DATASETS[config.data].classes, "in_chans": config.input_size[0], **config.model_options}
     if not timm.is_model(config.model):
-        raise ValueError(
-            f"model must be one that timm knows, got {config.model!r}; {nearest(config.model, timm.list_models())}"
-        )
+        hint = nearest(config.model, timm.list_models())
+        raise ValueError(f"model must be one that timm knows, got {config.model!r}; {hint}")
     try:
         return timm.create_model(config.model, **options)
-    except Exception as error:  # of models that know nothing of the option, or cannot download their weights: anything
-        given = dict(config.model_options)
-        raise ValueError(
-            f"model {config.model!r} cannot be made with model_options {given}: {sentence(error)}"
-        ) from error
+    except Exception as error:  # a model raises anything at an option that it does not know
+        model = f"model {config.model!r} with model_options {dict(config.model_options)}"
+        raise ValueError(f"{model} cannot be made: {sentence(error)}") from error
 
 
 def build(
@@ -481,6 +479,9 @@ def _shrunk(config: TrainConfig, dense: "nn.Module", hardware: Hardware) -> "tup
 
     if "width" not in config.model_options:
         raise ValueError(f"shrink by width is for a model with the option 'width', got {config.model_options}")
+    most = sum(dense_blocks(dense, hardware.crossbar).values())
+    if positive("blocks", arguments["blocks"]) > most:
+        raise ValueError(f"blocks must be at most {most}, what the model needs, got {arguments['blocks']}")
     model = narrow(fit_width(narrow, [config.model_options["width"]], arguments["blocks"], hardware, multiple=1))
     return model, dense_blocks(model, hardware.crossbar)
 

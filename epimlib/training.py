@@ -163,17 +163,15 @@ def check(runs: Sequence[Run], output: str | Path, device: str = "auto") -> list
                 raise ValueError(f"batch_size must be at most the images of a process, got {config.batch_size}")
             if config.auto_augment is not None:
                 create_transform(config.input_size, is_training=True, auto_augment=config.auto_augment)
-            count = min(config.batch_size, 16 if place.device.type == "cpu" else 1024)
+            pixels = (1 << 14 if place.device.type == "cpu" else 1 << 26) // math.prod(config.input_size[1:])
+            count = max(2, min(config.batch_size, pixels))
             x, y = torch.randn(count, *config.input_size), torch.arange(count) % source.classes
             options = dict(config.model_options)
             if options.pop("pretrained", False) and not is_model_pretrained(config.model):
                 raise ValueError(f"pretrained must be False: timm has no trained weights of {config.model!r}")
             mixed = config.mixed and {**config.mixed, "probes": 1}
-            network = build(
-                dataclasses.replace(config, model_options=options, mixed=mixed),
-                states.get(config.start),
-                (x[:2], y[:2]),
-            )
+            plain = dataclasses.replace(config, model_options=options, mixed=mixed)
+            network = build(plain, states.get(config.start), (x[:2], y[:2]))
             states[run.name] = {name: tensor.clone() for name, tensor in network.model.state_dict().items()}
             trainer = _Trainer(config, folder, network, steps, place)
             for _ in range(2):  # the first one is slow
@@ -607,9 +605,8 @@ def _optimizer(config: TrainConfig, network: torch.nn.Module) -> torch.optim.Opt
 
     known = list_optimizers()
     if config.optimizer not in known:
-        raise ValueError(
-            f"optimizer must be one that timm knows, got {config.optimizer!r}; {nearest(config.optimizer, known)}"
-        )
+        hint = nearest(config.optimizer, known)
+        raise ValueError(f"optimizer must be one that timm knows, got {config.optimizer!r}; {hint}")
     try:
         found = create_optimizer_v2(
             network, config.optimizer, lr=config.lr, weight_decay=config.weight_decay, momentum=0.9
