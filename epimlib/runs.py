@@ -15,7 +15,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from epimlib._checks import keys, line, make_folder, name, nearest, read_json, write_json, write_text
+from epimlib import _checks
+from epimlib._checks import keys, line, make_folder, nearest, read_json, write_json, write_text
 from epimlib.parameters import Parameter, check, parse_parameters, require, resolve
 
 if TYPE_CHECKING:
@@ -295,7 +296,7 @@ def results(study: str, folder: str | Path | None = None) -> "pd.DataFrame":
 
     folder = Path(folder) if folder is not None else Path(__file__).parents[1] / "data" / "results"
     rows = []
-    for path in sorted((folder / name("study", study)).glob("*.json")):
+    for path in sorted((folder / _checks.name("study", study)).glob("*.json")):
         parts = re.fullmatch(r"(.+)-s(\d{1,10})", path.stem)
         if parts is None:
             raise ValueError(f"the file of a record must be named <run>-s<seed>.json, got {path.name!r}")
