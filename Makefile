@@ -1,4 +1,4 @@
-# make book | test | serve | bench | outputs | clean        needs Python 3.11 to 3.13 and nothing else
+# make book | test | paths | fuzz | serve | bench | outputs | clean        needs Python 3.11 to 3.13 and nothing else
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -12,7 +12,7 @@ PIP_cpu := --extra-index-url https://download.pytorch.org/whl/cpu
 export HF_HUB_OFFLINE ?= 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: book test serve bench outputs clean
+.PHONY: book test paths fuzz serve bench outputs clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and f"Python 3.11 to 3.13 is needed, {sys.executable} is {sys.version.split()[0]}")'
@@ -39,6 +39,19 @@ book: $(VENV)/.installed .jupyter_cache/$(INPUTS) _build/settings
 
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST)
+
+# The notebooks that use PyTorch, once more: with the oldest kernels of this processor's libraries, and
+# without oneDNN. What they assert must not depend on either.
+NETWORKS := $(shell grep -lw torch notebooks/*.ipynb notebooks/solutions/*.ipynb)
+paths: export OMP_NUM_THREADS := 1
+paths: $(VENV)/.installed
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE $(BIN)/python -m pytest $(PYTEST) $(NETWORKS)
+	PYTHONPATH=$(CURDIR)/.ci/without_onednn $(BIN)/python -m pytest $(PYTEST) $(NETWORKS)
+
+# Random allowed parameters, FUZZ sets for each notebook, other ones each time.
+FUZZ ?= 14
+fuzz: $(VENV)/.installed
+	OMP_NUM_THREADS=1 FUZZ_SETS=$(FUZZ) FUZZ_FIRST=$$(date +%s) $(BIN)/python -m pytest -n 2 tests/test_fuzz.py
 
 serve: book
 	@echo "http://127.0.0.1:$(PORT)/  (Ctrl-C ends it)"

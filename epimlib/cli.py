@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -114,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--records", metavar="DIR", help="where a copy of each record is kept, as data/results")
     command.add_argument("--device", default="auto", help="cpu, cuda, mps or auto, the best that is there (auto)")
     command.add_argument("--threads", metavar="N", type=int, help="of the processor; more is not always faster")
+    command.add_argument("--check", action="store_true", help="only check all runs; sizes, and an estimate of the time")
     command.add_argument("--tensorboard", action="store_true", help="write events for TensorBoard too")
     return parser
 
@@ -163,10 +165,15 @@ def _data(request: argparse.Namespace) -> None:
 
     for name in request.names or data.DATASETS:
         if request.fetch and name in data.FETCHED:
-            data.fetch(name)
+            try:
+                data.fetch(name)
+            except OSError as error:
+                raise runs.RunError(str(error)) from error
         print(f"{name}: {data.verify(name)}")
-        if request.fetch and name in request.names and data.find(name) is None and name != "digits":
-            raise runs.RunError(f"{name} needs an account of its own; EPIM_DATA names the folder that has it")
+        if request.fetch and name in request.names and name != "digits" and data.find(name) is None:
+            raise runs.RunError(
+                f"{name} cannot be downloaded without an account; EPIM_DATA names the folder that has it"
+            )
 
 
 def _train(request: argparse.Namespace) -> None:
@@ -179,10 +186,17 @@ def _train(request: argparse.Namespace) -> None:
             raise ValueError(f"threads must be at most {MOST_THREADS}, got {request.threads}")
     import torch
 
-    from epimlib.training import train
+    from epimlib.training import check, train
 
     if request.threads is not None:
         torch.set_num_threads(request.threads)
+    checked = check(found, request.output, request.device)  # all of them, before the first one takes hours
+    if request.check:
+        header = ("run", "seeds", "epochs", "parameters", "crossbars", "factor", "estimate [h:min:s]")
+        print(table(header, [(*row, timedelta(seconds=round(seconds))) for *row, seconds in checked]))
+        return
+    if request.records:
+        Path(request.records).mkdir(parents=True, exist_ok=True)  # before the hours, not after them
     for run in found:
         output = Path(request.output) / run.study
         start = output / f"{run.config.start}-s{run.config.seed}" if run.config.start else None

@@ -13,9 +13,8 @@ in both.
 
 import hashlib
 import os
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,12 +54,8 @@ DATASETS = {
 }
 
 
-_DAMAGE = (
-    *(OSError, EOFError, KeyError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error),
-    *(AssertionError, TypeError),  # of torchvision's reader of idx files
-)
-"""What readers raise on damaged files."""
-
+_LARGEST = 1 << 28
+"""Bytes of one array in a file; the largest that is meant is a sixth of it."""
 
 FETCHED = ("fashion-mnist", "cifar10")
 """Data sets that `fetch` can download."""
@@ -112,15 +107,24 @@ def find(name: str) -> Path | None:
     return next((place for place in places[name] if place.exists()), None)
 
 
+def need(name: str) -> Path | None:
+    """Return what `find` does, or raise ``FileNotFoundError`` if the data set is not there; the digits always are."""
+    place = find(name)
+    if place is None and name != "digits":
+        how = f"'epim data {name} --fetch' downloads it, or " if name in FETCHED else ""
+        raise FileNotFoundError(f"no {name} in {folder()}; {how}EPIM_DATA names the folder that has it")
+    return place
+
+
 def load(name: str) -> Images:
-    """Return a small data set.
+    """Return a small data set, verified by the checksum of all its images.
 
     Args:
         name: ``"digits"``, ``"fashion-mnist"`` or ``"cifar10"``.
 
     Raises:
         FileNotFoundError: if it is not there; the sentence says how it is fetched.
-        ValueError: if a file is damaged, or images are missing.
+        ValueError: if a file is damaged, or images are missing or are not those of the data set.
     """
     readers: dict[str, Callable[[Path], tuple[np.ndarray, ...]]] = {
         "digits": _digits,
@@ -128,23 +132,35 @@ def load(name: str) -> Images:
         "cifar10": _cifar,
     }
     one_of("data set", name, readers)
-    place = find(name)
-    if place is None and name != "digits":
-        raise FileNotFoundError(
-            f"no {name} in {folder()}; 'epim data {name} --fetch' downloads it, "
-            "or EPIM_DATA names the folder that has it"
-        )
+    place = need(name)
     try:
-        arrays = readers[name](place)
-    except _DAMAGE as error:
-        raise ValueError(f"{place} is not a readable copy of {name}: {error}") from error
-    images = Images(name, *(np.ascontiguousarray(array) for array in arrays))
+        with warnings.catch_warnings(action="ignore"):  # Pillow's, of a large sheet, which is refused
+            arrays = readers[name](place)
+    except Exception as error:  # readers raise anything on damaged and foreign files
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ValueError(f"{place} is not a readable copy of {name}: {reason}") from error
+    _check(name, place, *arrays)
+    parts = zip(arrays, (np.uint8, np.int64) * 2, strict=True)
+    images, source = Images(name, *(np.ascontiguousarray(array, kind) for array, kind in parts)), DATASETS[name]
+    if source.digest is not None and (found := digest(images)) != source.digest:
+        raise ValueError(f"{place or name} must hold the images of {name}, checksum {source.digest}, got {found}")
+    return images
+
+
+def _check(name: str, place: Path | None, *arrays: np.ndarray) -> None:
     source = DATASETS[name]
-    found = (len(images.train_images), len(images.test_images))
-    labels = (len(images.train_labels), len(images.test_labels))
+    shape = (*source.shape[1:], source.shape[0])
+    for pixels, labels in (arrays[:2], arrays[2:]):
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != shape:
+            raise ValueError(f"{place} must hold uint8 images {shape} of {name}, got {pixels.dtype} {pixels.shape[1:]}")
+        if labels.dtype.kind not in "iu" or labels.ndim != 1:
+            raise ValueError(f"{place} must hold whole numbers as labels of {name}, got {labels.dtype} {labels.shape}")
+        if labels.size and not 0 <= labels.min() <= labels.max() < source.classes:
+            most, found = source.classes - 1, f"{labels.min()} to {labels.max()}"
+            raise ValueError(f"{place} must hold labels of {name} from 0 to {most}, got {found}")
+    found, labels = (tuple(len(array) for array in arrays[first::2]) for first in (0, 1))
     if found != source.images or labels != source.images:
         raise ValueError(f"{place} must hold {source.images} images of {name}, got {found} with {labels} labels")
-    return images
 
 
 def digest(images: Images) -> str:
@@ -155,6 +171,25 @@ def digest(images: Images) -> str:
         for image, label in zip(pixels, labels.tolist(), strict=True):
             total += int.from_bytes(hashlib.sha256(part + bytes([label]) + image.tobytes()).digest()[:16], "big")
     return f"{total % (1 << 128):032x}"
+
+
+def listing(root: Path) -> str:
+    """Return a checksum of the names and sizes of ImageNet's files: of its 150 GB nothing more is read.
+
+    Raises:
+        ValueError: if ``train`` and ``val`` are not both there, with the same classes, at most 1,000.
+    """
+    parts = [root / part for part in ("train", "val")]
+    kinds = [sorted(kind.name for kind in part.iterdir() if kind.is_dir()) if part.is_dir() else [] for part in parts]
+    if kinds[0] != kinds[1] or not 0 < len(kinds[0]) <= DATASETS["imagenet"].classes:
+        found = " and ".join(map(str, map(len, kinds)))
+        raise ValueError(f"{root} must hold the same classes, 1 to 1,000, in train and val, got {found}")
+    total = hashlib.sha256()
+    for part in parts:
+        for kind in kinds[0]:
+            for file in sorted(os.scandir(part / kind), key=lambda file: file.name):
+                total.update(f"{part.name}/{kind}/{file.name} {file.stat().st_size}\n".encode())
+    return total.hexdigest()[:32]
 
 
 def fetch(name: str) -> None:
@@ -184,6 +219,8 @@ def fetch(name: str) -> None:
     kind = {"fashion-mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10}[name]
     try:
         base.mkdir(parents=True, exist_ok=True)
+        if (legacy := base / "FashionMNIST" / "processed").exists() and name == "fashion-mnist":
+            raise ValueError(f"{legacy} is of an old torchvision, and would be read in place of a download; remove it")
         if name == "fashion-mnist":  # torchvision verifies the archives only, and keeps what was unpacked from them
             for unpacked in list(base.glob("FashionMNIST/raw/*-ubyte")):
                 unpacked.unlink()
@@ -207,9 +244,7 @@ def verify(name: str) -> str:
         if found != (wanted := tuple((source.classes, count) for count in source.images)):
             raise ValueError(f"{place} must hold (classes, images) {wanted} in train and val, got {found}")
         return f"{source.images[0]:,} + {source.images[1]:,} images in {place}"
-    images = load(name)
-    if source.digest is not None and (found := digest(images)) != source.digest:
-        raise ValueError(f"{place or name} must hold the images of {name}, checksum {source.digest}, got {found}")
+    load(name)
     return f"{source.images[0]:,} + {source.images[1]:,} images in {place or 'scikit-learn'}"
 
 
@@ -221,6 +256,7 @@ def batches(
     seed: tuple[int, int] | None = None,
     flip: bool = False,
     part: tuple[int, int] = (0, 1),
+    first: int = 0,
 ) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":
     """Yield batches of normalised images, ``(B, channels, height, width)`` in channels-last memory, and labels.
 
@@ -233,6 +269,7 @@ def batches(
             they are, all of them.
         flip: see ``seed``.
         part: which of how many processes this is; each gets its own images.
+        first: number of the first batch that is wanted; those before it are drawn, but not made.
     """
     import torch
 
@@ -248,11 +285,14 @@ def batches(
         order = np.arange(part[0], len(images), part[1])
     for start in range(0, len(order), size):
         chosen = order[start : start + size]
+        if seed is not None:
+            offsets = draw.integers(0, 2 * margin + 1, (len(chosen), 2)).tolist()
+            mirrored = draw.random(len(chosen)) < 0.5 * flip
+        if start < first * size:
+            continue
         pixels = images[chosen]
         if seed is not None:
             wide = np.pad(pixels, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode="reflect")
-            offsets = draw.integers(0, 2 * margin + 1, (len(chosen), 2)).tolist()
-            mirrored = draw.random(len(chosen)) < 0.5 * flip
             for number, (y, x) in enumerate(offsets):  # slices: several times faster than one gather
                 window = wide[number, y : y + side, x : x + side]
                 pixels[number] = window[:, ::-1] if mirrored[number] else window
@@ -278,17 +318,27 @@ def _digits(_: Path | None) -> tuple[np.ndarray, ...]:
 
 def _fashion(place: Path) -> tuple[np.ndarray, ...]:
     if place.suffix == ".npz":
-        with place.open("rb") as file, np.load(file) as data:  # np.load leaves a damaged file open
-            arrays = [data[key] for key in ("x_train", "y_train", "x_test", "y_test")]
+        arrays = _npz(place, ("x_train", "y_train", "x_test", "y_test"))
     else:
-        from epimlib._torchvision import ensure_torchvision
+        names = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+        arrays = [_idx(place / "raw" / f"{name}-ubyte") for name in names]
+    return tuple(array[..., None] if array.ndim == 3 else array for array in arrays)
 
-        ensure_torchvision()
-        from torchvision.datasets import FashionMNIST
 
-        sets = [FashionMNIST(place.parent, train=train) for train in (True, False)]
-        arrays = [array for data in sets for array in (data.data.numpy(), data.targets.numpy())]
-    return tuple(array[..., None] if array.ndim == 3 else array.astype(np.int64) for array in arrays)
+def _npz(place: Path, names: Iterable[str]) -> list[np.ndarray]:
+    with place.open("rb") as file, np.load(file) as data:  # np.load leaves a damaged file open
+        if (size := max((entry.file_size for entry in data.zip.infolist()), default=0)) > _LARGEST:
+            raise ValueError(f"an array of {size:,} bytes is too large")
+        return [data[name] for name in names]
+
+
+def _idx(place: Path) -> np.ndarray:
+    """Return the array of a file of the format idx: two zeros, type 8, dimensions, sizes (big endian), bytes."""
+    content = np.fromfile(place, np.uint8, _LARGEST)
+    if tuple(content[:3]) != (0, 0, 8):
+        raise ValueError(f"{place.name} does not begin as an idx file of bytes")
+    first = 4 + 4 * int(content[3])
+    return content[first:].reshape(content[4:first].view(">u4").tolist())
 
 
 def _cifar(place: Path) -> tuple[np.ndarray, ...]:
@@ -297,16 +347,15 @@ def _cifar(place: Path) -> tuple[np.ndarray, ...]:
 
         def sheet(name: str) -> np.ndarray:
             with Image.open(place / f"{name}.webp") as image:
+                if image.size != (3200, 3200):  # before its pixels are read
+                    raise ValueError(f"{name}.webp must have 3200 x 3200 pixels, got {image.size}")
                 tiles = np.asarray(image.convert("RGB")).reshape(100, 32, 100, 32, 3)
             return tiles.transpose(0, 2, 1, 3, 4).reshape(-1, 32, 32, 3)
 
-        names = [[f"train_{number}" for number in range(5)], ["test"]]
-        with (place / "labels.npz").open("rb") as file, np.load(file) as labels:
-            return tuple(
-                np.concatenate([read(name) for name in part])
-                for part in names
-                for read in (sheet, lambda name: labels[name].astype(np.int64))
-            )
+        names = [f"train_{number}" for number in range(5)] + ["test"]
+        labels = _npz(place / "labels.npz", names)
+        train = np.concatenate([sheet(name) for name in names[:5]])
+        return train, np.concatenate(labels[:5]), sheet("test"), labels[5]
     from epimlib._torchvision import ensure_torchvision
 
     ensure_torchvision()

@@ -6,7 +6,7 @@ from typing import Any
 
 from epimlib._checks import keys, nearest, positive
 from epimlib.plan import EpitomeSpec
-from epimlib.workload import Layer, Workload
+from epimlib.workload import Layer, Workload, check_workload
 
 
 class Design(Mapping[str, EpitomeSpec]):
@@ -54,6 +54,7 @@ class Design(Mapping[str, EpitomeSpec]):
         depthwise convolutions, and layers of whose window not even one channel fits, stay dense.
         """
         positive("rows", rows)
+        check_workload(workload)
         return cls(
             {
                 layer.name: spec
@@ -66,9 +67,10 @@ class Design(Mapping[str, EpitomeSpec]):
         """Return the design if it fits the workload.
 
         Raises:
+            TypeError: if it is no workload.
             ValueError: if it names a layer that the workload lacks, or whose weight has another shape or groups.
         """
-        layers = {layer.name: layer for layer in workload.weighted}
+        layers = {layer.name: layer for layer in check_workload(workload).weighted}
         for name, spec in self._layers.items():
             if name not in layers:
                 raise ValueError(f"design names layer {name!r}, which {workload.name!r} lacks; {nearest(name, layers)}")

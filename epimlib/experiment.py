@@ -12,6 +12,7 @@ A file of experiments is YAML. Its ``runs`` differ from its ``base`` in the keys
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 PRECISIONS = ("float32", "bfloat16", "float16")
 SCHEDULES = ("poly", "cosine", "tanh")
 """Of timm's, those that need no further constants."""
+DECIDED = {"num_classes": "data", "in_chans": "data", "checkpoint_path": "start"}
+"""Options of a model that another field decides."""
 DENSE_BITS = 32
 """Of the dense network that crossbars are compared with."""
 
@@ -107,21 +110,20 @@ class TrainConfig:
         one_of("data", self.data, DATASETS)
         one_of("precision", self.precision, PRECISIONS)
         one_of("schedule", self.schedule, SCHEDULES)
-        for name, least in (("epochs", 0), ("batch_size", 1), ("workers", 0), ("seed", 0)):
-            positive(name, getattr(self, name), least)
-        if self.seed >= 2**32:
-            raise ValueError(f"seed must be less than 2**32, got {self.seed}")
-        for name, most in (("distillation", 1), ("warmup", 1), ("smoothing", 1), ("ema", 1), ("lr", 100)):
-            value = getattr(self, name)
-            if not _number(value) or not 0 <= value <= most:
-                raise ValueError(f"{name} must be a number from 0 to {most}, got {value!r}")
+        one_of("deterministic", self.deterministic, [False, True])
+        for name, least, most in (
+            ("epochs", 0, 9999), ("batch_size", 1, 2**20), ("workers", 0, 1024), ("seed", 0, 2**32 - 1)
+        ):  # fmt: skip
+            if positive(name, getattr(self, name), least) > most:
+                raise ValueError(f"{name} must be at most {most}, got {getattr(self, name)}")
+        for name in ("distillation", "warmup", "smoothing", "ema"):
+            _number(name, getattr(self, name), 1)
+        for name in ("lr", "weight_decay", "temperature", "mixup", "cutmix"):
+            _number(name, getattr(self, name), 100)
         if self.warmup == 1:
             raise ValueError(f"warmup must be less than 1, which leaves no epoch to the schedule, got {self.warmup!r}")
-        for name in ("weight_decay", "mixup", "cutmix"):
-            if not _number(getattr(self, name)) or not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be a number of at least 0, got {getattr(self, name)!r}")
-        if not _number(self.temperature) or not self.temperature > 0:
-            raise ValueError(f"temperature must be a number above 0, got {self.temperature!r}")
+        if self.temperature == 0:
+            raise ValueError(f"temperature must be above 0, got {self.temperature!r}")
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             raise ValueError(f"batch_size must be even for mixup and cutmix, which mix pairs, got {self.batch_size}")
         for what, kind, names in (
@@ -133,6 +135,12 @@ class TrainConfig:
             for name in names:
                 if not isinstance(getattr(self, name), kind):
                     raise TypeError(f"{name} must be {what}, got {getattr(self, name)!r}")
+                if kind in (Mapping, Mapping | None):
+                    _plain(name, getattr(self, name) or {})
+        for name in self.model_options.keys() & DECIDED.keys():
+            raise ValueError(f"model_options must not name {name!r}, which {DECIDED[name]} decides")
+        if self.auto_augment is not None and self.data != "imagenet":
+            raise ValueError(f"auto_augment must be None for {self.data}, which has its own, got {self.auto_augment!r}")
         if self.image_size is not None:
             positive("image_size", self.image_size)
             if self.data != "imagenet":
@@ -160,8 +168,8 @@ class TrainConfig:
                 raise ValueError(f"mixed.bits must be a list of at least one choice, got {choices!r}")
             for bits in choices:
                 _bits("mixed.bits", bits)
-            if not _number(factor) or not factor > 0:
-                raise ValueError(f"mixed.factor must be a number above 0, got {factor!r}")
+            if _number("mixed.factor", factor, 1e6) == 0:
+                raise ValueError(f"mixed.factor must be above 0, got {factor!r}")
             for name in ("batches", "probes"):
                 positive(f"mixed.{name}", self.mixed.get(name, 1))
 
@@ -225,36 +233,57 @@ def read_experiments(path: str | Path, runs: Iterable[str] = (), seeds: Iterable
     """
     data = read_yaml(path, "file of experiments")
     keys(f"{path}", data, ["study", "seeds", "base", "runs"])
-    if not isinstance(data["study"], str):
-        raise TypeError(f"study of {path} must be a name, got {data['study']!r}")
+    _name(f"study of {path}", data["study"])
     for what in ("base", "runs"):
         if not isinstance(data[what], Mapping):
             raise TypeError(f"{what} of {path} must be a mapping, got {data[what]!r}")
+    if not data["runs"]:
+        raise ValueError(f"runs of {path} must name at least one run, got {data['runs']!r}")
+    for name in data["runs"]:
+        _name(f"a run of {path}", name)
     wanted = list(runs) or list(data["runs"])
     for name in wanted:
         if name not in data["runs"]:
             raise ValueError(f"{path} has no run {name!r}; {nearest(name, data['runs'])}")
-    found = []
-    for name in (name for name in data["runs"] if name in wanted):
-        own = data["runs"][name] or {}
-        if not isinstance(own, Mapping):
-            raise TypeError(f"{path}, run {name!r}: a run must be a mapping, got {own!r}")
-        listed = list(seeds) or own.get("seeds", data["seeds"])
-        if not isinstance(listed, list):
-            raise TypeError(f"{path}, run {name!r}: seeds must be a list, got {listed!r}")
-        for seed in listed:
-            values = {**data["base"], **own, "seed": seed}
-            values.pop("seeds", None)
-            if isinstance(values.get("design"), str):
-                values["design"] = read_json(Path(path).parent / values["design"], "design")
-            try:
-                found.append(Run(data["study"], name, TrainConfig.from_dict(values)))
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"{path}, run {name!r}: {error}") from error
-            start = found[-1].config.start
-            if start is not None and (start == name or start not in data["runs"]):
-                raise ValueError(f"{path}, run {name!r}: start must be another run of the file, got {start!r}")
+    found, earlier = [], []
+    for name, own in data["runs"].items():
+        try:
+            configs = _configs(data, {} if own is None else own, list(seeds), Path(path).parent)
+            start = configs[0].start
+            if start is not None and start not in earlier:
+                raise ValueError(f"start must be an earlier run of the file, got {start!r}")
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}, run {name!r}: {error}") from error
+        earlier.append(name)
+        found += [Run(data["study"], name, config) for config in configs if name in wanted]
     return found
+
+
+def _name(what: str, value: Any) -> None:
+    """Raise if a value cannot name a folder everywhere, or names one elsewhere."""
+    if not isinstance(value, str) or len(value) > 100 or not re.fullmatch("[A-Za-z0-9]+([._-]+[A-Za-z0-9]+)*", value):
+        raise ValueError(
+            f"{what} must be a name of letters and digits, with '-', '_' or '.' between them, got {value!r}"
+        )
+
+
+def _configs(data: Mapping[str, Any], own: Any, seeds: list[int], folder: Path) -> list[TrainConfig]:
+    """Return the configurations of a run, one for each seed."""
+    if not isinstance(own, Mapping):
+        raise TypeError(f"a run must be a mapping, got {own!r}")
+    listed = seeds or own.get("seeds", data["seeds"])
+    if not isinstance(listed, list) or not listed or len({*map(repr, listed)}) < len(listed):
+        raise TypeError(f"seeds must be a list of different seeds, at least one, got {listed!r}")
+    for place, values, names in (("base", data["base"], ("seed", "seeds")), ("a run", own, ("seed",))):
+        for name in names:
+            if name in values:
+                raise ValueError(f"{place} must not name {name!r}: seeds are listed beside base, or in a run")
+    values = {name: value for name, value in {**data["base"], **own}.items() if name != "seeds"}
+    if isinstance(values.get("design"), str):
+        file = values["design"].removesuffix(".json")
+        _name("the file of a design", file)
+        values["design"] = read_json(folder / f"{file}.json", "design")
+    return [TrainConfig.from_dict({**values, "seed": seed}) for seed in listed]
 
 
 def create(config: TrainConfig) -> "nn.Module":
@@ -270,11 +299,17 @@ def create(config: TrainConfig) -> "nn.Module":
 
     torch.manual_seed(config.seed)
     options = {"num_classes": DATASETS[config.data].classes, "in_chans": config.input_size[0], **config.model_options}
+    if not timm.is_model(config.model):
+        raise ValueError(
+            f"model must be one that timm knows, got {config.model!r}; {nearest(config.model, timm.list_models())}"
+        )
     try:
         return timm.create_model(config.model, **options)
-    except RuntimeError as error:
-        hint = nearest(config.model, timm.list_models())
-        raise ValueError(f"model {config.model!r} cannot be made by timm: {error}; {hint}") from error
+    except Exception as error:  # of models that know nothing of the option, or cannot download their weights: anything
+        given = dict(config.model_options)
+        raise ValueError(
+            f"model {config.model!r} cannot be made with model_options {given}: {sentence(error)}"
+        ) from error
 
 
 def build(
@@ -356,16 +391,51 @@ def _shapes(state: "Mapping[str, torch.Tensor]") -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
-def _load(model: "nn.Module", state: "Mapping[str, torch.Tensor]", config: TrainConfig) -> None:
+def load_weights(model: "nn.Module", state: "Mapping[str, torch.Tensor]") -> None:
+    """Load a state dict into a model.
+
+    Raises:
+        ValueError: if its names, shapes or types are not those of the model.
+    """
+    for name, own in model.state_dict().items():
+        if name in state and state[name].dtype != own.dtype:
+            raise ValueError(f"{name} must be {own.dtype}, got {state[name].dtype}")
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"the start {config.start!r} is another network than this run's: {reason}") from error
+        raise ValueError(sentence(error)) from error
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _load(model: "nn.Module", state: "Mapping[str, torch.Tensor]", config: TrainConfig) -> None:
+    try:
+        load_weights(model, state)
+    except ValueError as error:
+        raise ValueError(f"the start {config.start!r} is another network than this run's: {error}") from error
+
+
+def sentence(error: Exception) -> str:
+    """Return what an exception of other software says as one line, or its type."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f"{text[:297]}..."
+
+
+def _number(name: str, value: Any, most: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        text = isinstance(value, str) and re.fullmatch(r"[-+.\deE]+", value)
+        hint = ", which is a text in YAML: a number has no quotes, and before e a point: 1.0e-3" if text else ""
+        raise ValueError(f"{name} must be a number from 0 to {most:g}, got {value!r}{hint}")
+    return value
+
+
+def _plain(name: str, value: Mapping[Any, Any]) -> None:
+    """Raise if a mapping would not come back from the JSON of a record."""
+    for key in value:
+        if not isinstance(key, str):
+            raise TypeError(f"{name} must have names as keys, got {key!r}")
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be plain data, got {dict(value)}: {error}") from error
 
 
 def _bits(name: str, value: Any) -> None:
@@ -374,7 +444,10 @@ def _bits(name: str, value: Any) -> None:
 
 
 def _options(config: TrainConfig, hardware: Hardware) -> dict[str, Any]:
-    return {**config.quantize, "crossbar": hardware.crossbar}
+    from epimlib.quantize import QuantConfig
+
+    names = [f.name for f in dataclasses.fields(QuantConfig) if f.name != "crossbar"]
+    return {**keys("quantize", config.quantize, [], names), "crossbar": hardware.crossbar}
 
 
 def _design(config: TrainConfig, workload: Workload) -> Design:
@@ -385,6 +458,8 @@ def _design(config: TrainConfig, workload: Workload) -> Design:
     names = ["rows", "cols", "wrap", "family", "dense"]
     arguments = dict(keys("design of a training configuration", config.design, names[:2], names[2:]))
     dense = arguments.pop("dense", [])
+    if not isinstance(dense, list | tuple):
+        raise TypeError(f"dense of a design must be a list of layers, got {dense!r}")
     design = Design.uniform(workload, **arguments)
     for name in dense:
         if name not in (known := [layer.name for layer in workload.weighted]):

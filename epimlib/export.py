@@ -127,3 +127,6 @@ def _check(path: Path, state: dict[str, torch.Tensor], expected: dict[str, torch
             raise ValueError(
                 f"{path} is for another model: {key!r} has shape {given} in the file, {wanted} in the model"
             )
+        given, wanted = state[key].dtype, expected[key].dtype
+        if given.is_floating_point and given != wanted:  # loading would round, and the logits be others
+            raise ValueError(f"{path} is for another model: {key!r} is {given} in the file, {wanted} in the model")

@@ -37,7 +37,6 @@ class _EpitomeLayer(nn.Module):
         self._period = plan.period
         index = _kernel_index(plan)
         self._kernel_shape = index.shape
-        self._cache: tuple[tuple, Tensor] | None = None
         self.epitome = nn.Parameter(torch.empty(spec.epitome, device=device, dtype=dtype))
         # Not a buffer: DistributedDataParallel would broadcast it in every step.
         self._index = index.reshape(-1).to(self.epitome.device)
@@ -70,15 +69,8 @@ class _EpitomeLayer(nn.Module):
         self.epitome.copy_(total.reshape(usage.shape) / usage)
 
     def _sample(self) -> Tensor:
-        """Return the kernel; in eval mode without gradients it is kept until the epitome changes."""
-        epitome = self.epitome
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or epitome.is_inference():
-            return epitome.reshape(-1).index_select(0, self._index).reshape(self._kernel_shape)
-        state = (epitome._version, epitome.data_ptr(), epitome.dtype, epitome.device)
-        if self._cache is None or self._cache[0] != state:
-            kernel = epitome.detach().reshape(-1).index_select(0, self._index)
-            self._cache = (state, kernel.reshape(self._kernel_shape))
-        return self._cache[1]
+        """Return the kernel, sampled anew each time: no key tells reliably that a tensor has not changed."""
+        return self.epitome.reshape(-1).index_select(0, self._index).reshape(self._kernel_shape)
 
     def _fold(self, x: Tensor, dim: int) -> Tensor:
         """Add input channels that meet the same elements of the epitome."""
@@ -100,21 +92,12 @@ class _EpitomeLayer(nn.Module):
     def _kernel_bias(self) -> Tensor | None:
         return self.bias if self._blocks is None else None
 
-    def train(self, mode: bool = True) -> "_EpitomeLayer":
-        """Switch the mode as usual; the kept kernel is dropped."""
-        self._cache = None
-        return super().train(mode)
-
     def _apply(self, fn: Any, recurse: bool = True) -> "_EpitomeLayer":
         super()._apply(fn, recurse)
         # Made anew where there is nothing to move: a meta tensor has no values.
         index = _kernel_index(self.spec.plan()).reshape(-1) if self._index.is_meta else self._index
         self._index = index.to(self.epitome.device)
-        self._cache = None
         return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cache": None}
 
 
 class EpitomeConv2d(_EpitomeLayer):

@@ -24,7 +24,7 @@ from epimlib._checks import positive
 from epimlib.pim.hardware import Hardware
 from epimlib.pim.mapping import map_crossbars
 from epimlib.plan import EpitomeSpec
-from epimlib.workload import Workload
+from epimlib.workload import Workload, check_workload
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -118,7 +118,7 @@ def bit_crossbars(
     workload: Workload, hardware: Hardware, design: Mapping[str, EpitomeSpec] | None, bits: Iterable[int]
 ) -> dict[str, dict[int, int]]:
     """Return the crossbars that every layer needs at every number of bits; arguments as in `map_crossbars`."""
-    result: dict[str, dict[int, int]] = {layer.name: {} for layer in workload.weighted}
+    result: dict[str, dict[int, int]] = {layer.name: {} for layer in check_workload(workload).weighted}
     for b in bits:
         for layer in map_crossbars(workload, hardware, design, b).layers:
             result[layer.name][b] = layer.crossbars

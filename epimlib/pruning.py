@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 from epimlib._checks import integers, one_of, positive
-from epimlib.pim.hardware import Crossbar, Hardware
+from epimlib.pim.hardware import Crossbar, Hardware, check_hardware
 from epimlib.pim.layout import rows_in_use
 from epimlib.pim.mapping import bit_slices, map_layer
 from epimlib.workload import Layer
@@ -112,7 +112,7 @@ def shrink(
             than the model needs or fewer than the method can reach.
     """
     one_of("method", method, METHODS)
-    crossbar = hardware.crossbar
+    crossbar = check_hardware(hardware).crossbar
     for name, module in model.named_modules():
         if hasattr(module, "epitome") or hasattr(module, "parametrizations"):
             raise ValueError(f"layer {name!r} is an epitome, masked or quantized; model must be dense and float")
@@ -445,6 +445,7 @@ def fit_width(
         ValueError: if not even the narrowest network fits.
     """
     positive("blocks", blocks)
+    check_hardware(hardware)
     widest = max(channels)
 
     def scaled(width: int) -> tuple[int, ...]:

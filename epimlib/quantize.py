@@ -117,9 +117,15 @@ class QuantConfig:
 class _Round(torch.autograd.Function):
     """Round to the nearest integer; the gradient passes straight through."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(x: Tensor) -> Tensor:
         return x.round()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        pass
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
@@ -129,10 +135,16 @@ class _Round(torch.autograd.Function):
 class _OnGrid(torch.autograd.Function):
     """``scale * round(clamp(x / scale, low, high))`` with the gradient of the clamp, in few passes over ``x``."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        ctx.save_for_backward(x, low * scale, high * scale)
+    def forward(x: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
         return (x / scale).clamp_min_(low).clamp_max_(high).round_().mul_(scale)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor], output: Tensor) -> None:
+        x, scale, low, high = inputs
+        ctx.save_for_backward(x, low * scale, high * scale)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
@@ -171,8 +183,6 @@ class WeightQuantizer(nn.Module):
         usage = torch.ones(1, 1, 1, 1, 1) if usage is None else usage.float()
         self._mean_usage = usage.mean().item()
         self._usage = (usage if usage.ndim == 5 else self._tiles(usage)).to(weight.device)
-        self._state: tuple | None = None
-        self._kept: Tensor | None = None
         scale = self.fit(weight.detach())
         if config.learned:
             self.scale = nn.Parameter(scale)
@@ -180,21 +190,18 @@ class WeightQuantizer(nn.Module):
             self.register_buffer("scale", scale)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return the weight on its grid; in eval mode without gradients it is kept until weight or step changes."""
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or weight.is_inference():
-            return self._on_grid(weight)
-        if not isinstance(weight, nn.Parameter):  # computed by another parametrization, each time anew
-            return self._on_grid(weight)
-        state = tuple((t._version, t.data_ptr(), t.dtype, t.device) for t in (weight, self.scale))
-        if self._state != state:
-            with torch.inference_mode(False), torch.no_grad():
-                fresh = self._on_grid(weight)
-                if self._kept is None or (self._kept.dtype, self._kept.device) != (fresh.dtype, fresh.device):
-                    self._kept = fresh
-                else:
-                    self._kept.copy_(fresh)  # in place: its version tells the layer's own cache of the change
-            self._state = state
-        return self._kept
+        """Return the weight on its grid."""
+        scale = self.scale
+        if self.config.learned:
+            # LSQ: the gradient of a step times 1 / sqrt(q * weights per step). Its value stays what it is.
+            damped = scale * (self.levels * self._shape.numel() / len(scale)) ** -0.5
+            scale = (scale.detach() + (damped - damped.detach())).abs()
+        elif self.training:
+            scale = self._follow(weight.detach())
+            self.scale.copy_(scale)
+        scale = self._per_tile(scale)
+        quotient = (self._tiles(weight) / scale).clamp(-self.levels, self.levels)
+        return self._untile(_Round.apply(quotient) * scale)
 
     @torch.no_grad()
     def integers(self, weight: Tensor) -> Tensor:
@@ -224,12 +231,13 @@ class WeightQuantizer(nn.Module):
     def fit(self, weight: Tensor) -> Tensor:
         """Return the steps that the config's range gives a weight, ``(tiles,)``."""
         magnitude = self._tiles(weight.abs())
+        largest = magnitude.amax((2, 4))
         if self.config.range == "mse":
             pair = (magnitude, self._usage.expand_as(magnitude))
             pair = (t.movedim(3, 2).flatten(0, 2).flatten(1).cpu().double().numpy() for t in pair)
             scale = magnitude.new_tensor([least_squares_step(m, n, self.levels) for m, n in zip(*pair, strict=True)])
         else:
-            peak = magnitude.amax((2, 4))
+            peak = largest
             if self.config.range == "overlap":
                 often, some = self._usage > self._mean_usage, self._usage > 0
                 high, rest = ((magnitude * part).amax((2, 4)) for part in (often, some & ~often))
@@ -237,6 +245,7 @@ class WeightQuantizer(nn.Module):
                 share = self.config.overlap_weight
                 peak = torch.where(both, share * high + (1 - share) * rest, torch.maximum(high, rest))
             scale = peak.flatten() / self.levels
+        scale = torch.where(scale > 0, scale, largest.flatten() / self.levels)  # nothing of the tile is sampled
         return torch.where(scale > 0, scale, 1)  # zeros have no range; any step will do
 
     def _follow(self, weight: Tensor) -> Tensor:
@@ -257,19 +266,6 @@ class WeightQuantizer(nn.Module):
         difference = (magnitude / scale).round_().clamp_(max=self.levels).mul_(scale).sub_(magnitude)
         return difference.square_().mul_(self._usage).sum((2, 4)).flatten()
 
-    def _on_grid(self, weight: Tensor) -> Tensor:
-        scale = self.scale
-        if self.config.learned:
-            # LSQ: the gradient of a step times 1 / sqrt(q * weights per step). Its value stays what it is.
-            damped = scale * (self.levels * self._shape.numel() / len(scale)) ** -0.5
-            scale = (scale.detach() + (damped - damped.detach())).abs()
-        elif self.training:
-            scale = self._follow(weight.detach())
-            self.scale.copy_(scale)
-        scale = self._per_tile(scale)
-        quotient = (self._tiles(weight) / scale).clamp(-self.levels, self.levels)
-        return self._untile(_Round.apply(quotient) * scale)
-
     def _tiles(self, t: Tensor) -> Tensor:
         """Return a tensor of the weight's shape as ``(arrays, column blocks, columns, row blocks, rows)``."""
         t = t.reshape(self._matrix)
@@ -284,15 +280,9 @@ class WeightQuantizer(nn.Module):
     def _per_tile(self, scale: Tensor) -> Tensor:
         return scale.view(-1, self._blocks[0], 1, self._blocks[1], 1)
 
-    def train(self, mode: bool = True) -> "WeightQuantizer":
-        """Switch the mode as usual; the kept weight is made anew."""
-        self._state = None
-        return super().train(mode)
-
     def _apply(self, fn: Any, recurse: bool = True) -> "WeightQuantizer":
         super()._apply(fn, recurse)
         self._usage = self._usage.to(self.scale.device)
-        self._state = None
         return self
 
     def extra_repr(self) -> str:
@@ -310,24 +300,25 @@ class InputQuantizer(nn.Module):
         low, high: the running least (at most 0) and largest (at least 0) input.
 
     Raises:
-        ValueError: in eval mode, if no input but zero has been observed.
+        ValueError: in eval mode, if no input but zero has been observed. What cannot raise (a compiled or traced
+            graph, a batch of models under ``vmap``) computes NaN instead.
     """
 
     def __init__(self, config: QuantConfig) -> None:
         super().__init__()
         self.config = config
-        self._observed = False
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             self._observe(x.detach())
-        elif not self._observed and not torch.compiler.is_compiling():
-            self._observed = bool(self.low < self.high)  # once: on a GPU this waits for the device
-            if not self._observed:
-                raise ValueError("the range of a layer's input is not known yet; calibrate or train the model first")
-        return _OnGrid.apply(x, *self.grid())
+            return _OnGrid.apply(x, *self.grid())
+        known, (step, first, last) = self.low < self.high, self.grid()
+        graph = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._functorch.is_batchedtensor(known)
+        if not graph and not known:
+            raise ValueError("the range of a layer's input is not known yet; calibrate or train the model first")
+        return _OnGrid.apply(x, torch.where(known, step, torch.nan), first, last)
 
     def grid(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the step, the least and the largest integer."""
@@ -358,13 +349,13 @@ def least_squares_step(magnitude: np.ndarray, usage: np.ndarray, levels: int) ->
 
     Args:
         magnitude: ``m``, absolute values, ``(elements,)``. Beyond about 260,000 breakpoints, neighbouring magnitudes
-            are merged into their mean first. From 10 bits on the bins are then too coarse to tell how elements are
-            rounded, and the step is the better one of this and ``max(m) / q``, judged by the elements themselves.
+            are merged into their mean first. At many bits the bins are then too coarse to tell how elements are
+            rounded, so the step is the better one of this and ``max(m) / q``, judged by the elements themselves.
         usage: ``n``, how much each counts.
         levels: ``q``, the largest integer.
 
     Returns:
-        The step; 0 where everything is zero.
+        The step, never worse than ``max(m) / q``; 0 where everything is zero or counts nothing.
     """
     m, n = np.asarray(magnitude, np.float64), np.asarray(usage, np.float64)
     m, n = (t[(m > 0) & (n > 0)] for t in (m, n))
@@ -390,10 +381,8 @@ def least_squares_step(magnitude: np.ndarray, usage: np.ndarray, levels: int) ->
     below = np.cumsum(n[element] * (2 * half)[k])  # (k + 1)^2 - k^2 = 2 (k + 1/2)
     best = np.argmax(above**2 / below)
     best = above[best] / below[best]
-    if bins < 4 * levels:
-        m, n = elements
-        best = min(best, peak, key=lambda s: (n * (m - s * np.minimum(np.round(m / s), levels)) ** 2).sum())
-    return float(best)
+    m, n = elements
+    return float(min(best, peak, key=lambda s: (n * (m - s * np.minimum(np.round(m / s), levels)) ** 2).sum()))
 
 
 def _tile(shape: tuple[int, ...], groups: int, config: QuantConfig) -> tuple[int, int, int]:
@@ -475,21 +464,31 @@ def calibrate(model: nn.Module, batches: Tensor | Iterable[Tensor]) -> None:
 
     Args:
         model: of `quantize`.
-        batches: one or several batches of the model's input. The first that a layer ever sees sets its range, later
-            ones move it.
+        batches: one or several batches of the model's input, without targets. The first that a layer ever sees sets
+            its range, later ones move it.
 
     Raises:
-        ValueError: if the model has no quantized layer.
+        TypeError: if a batch is no tensor.
+        ValueError: if the model has no quantized layer, or there is no batch.
     """
     layers = quantized_layers(model)
+    batches = [batches] if isinstance(batches, Tensor) else batches
     training = [module for module in model.modules() if module.training]
     model.eval()
     for module in layers.values():
         module.input_quantizer.train()
     try:
         with torch.no_grad():
-            for batch in [batches] if isinstance(batches, Tensor) else batches:
+            batch = None
+            for batch in batches:
+                if not isinstance(batch, Tensor):
+                    what = f"a {type(batch).__name__}"
+                    raise TypeError(
+                        f"batches must be tensors of inputs, without targets (x of every (x, y)), got {what}"
+                    )
                 model(batch)
+        if batch is None:
+            raise ValueError("batches must hold at least one batch, got none")
     finally:
         model.eval()
         for module in training:

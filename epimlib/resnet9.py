@@ -6,6 +6,7 @@ and registered with timm: ``timm.create_model("resnet9", width=16)``.
 
 from torch import Tensor, nn
 
+from epimlib._checks import keys, positive
 from epimlib._torchvision import ensure_torchvision
 
 ensure_torchvision()
@@ -51,12 +52,17 @@ class ResNet9(nn.Module):
 
 
 @register_model
-def resnet9(pretrained: bool = False, num_classes: int = 10, in_chans: int = 3, width: int = 16, **_: None) -> ResNet9:
-    """Return a new `ResNet9`; timm passes further arguments, which are about pretrained weights.
+def resnet9(
+    pretrained: bool = False, num_classes: int = 10, in_chans: int = 3, width: int = 16, **options: None
+) -> ResNet9:
+    """Return a new `ResNet9`.
 
     Raises:
-        ValueError: if ``pretrained``: there are no such weights.
+        TypeError, ValueError: if ``pretrained``, since there are no such weights, an option is unknown, or the width is
+            no positive whole number.
     """
+    of_timm = ["pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"]  # it always passes these
+    keys("the options of resnet9", options, [], [*of_timm, "num_classes", "in_chans", "width"])
     if pretrained:
         raise ValueError("pretrained must be False: resnet9 has no trained weights to load")
-    return ResNet9(num_classes, in_chans, width)
+    return ResNet9(num_classes, in_chans, positive("width", width))

@@ -17,6 +17,7 @@ import time
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,20 @@ def candidates(
     """Return the candidates of every weighted layer: dense and each distinct epitome, at each number of bits.
 
     The arguments are those of `EpitomeSpec.for_crossbars`, each as the values to combine.
+
+    Raises:
+        TypeError, ValueError: if an argument is no list, or empty, or one of its values is not allowed.
     """
-    choices = list(itertools.product(rows, cols, wraps, families))
-    bits = list(bits)
+    given = {"rows": rows, "cols": cols, "wraps": wraps, "families": families, "bits": bits}
+    for name, values in given.items():
+        given[name] = _listed(name, values)
+        for value in given[name]:
+            if name == "families":
+                one_of(name, value, ["window", "channel"])
+            elif name != "wraps" or value != "full":
+                positive(name, value)
+    *shape, bits = given.values()
+    choices = list(itertools.product(*shape))
     found = {}
     for layer in workload.weighted:
         specs = dict.fromkeys([None, *(uniform_spec(layer, *choice) for choice in choices)])
@@ -59,13 +71,35 @@ def candidates(
     return found
 
 
+def _listed(name: str, values: Any) -> list[Any]:
+    if not isinstance(values, Iterable) or isinstance(values, str | bytes | Mapping):
+        raise TypeError(f"{name} must be a list of values, got {values!r}")
+    values = list(values)
+    if not values:
+        raise ValueError(f"{name} must have at least one value, got none")
+    return values
+
+
+def _number(name: str, value: Any, least: float, most: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real) or not least <= value <= most:
+        raise ValueError(f"{name} must be a number from {least:g} to {most:g}, got {value!r}")
+
+
 def fit_error(weight: np.ndarray, spec: EpitomeSpec) -> float:
     """Return the share of a dense weight that its least-squares epitome misses, ``|W - W_E|^2 / |W|^2``.
 
     A proxy of accuracy that needs no data. ``weight`` has the shape ``(C_out, C_in, k_h, k_w)``.
+
+    Raises:
+        ValueError: if its shape is another one, or it is not of finite real numbers, or all zero.
     """
+    weight = np.asarray(weight)
     if weight.shape != spec.shape:
         raise ValueError(f"weight must have shape {spec.shape}, got {weight.shape}")
+    if weight.dtype.kind not in "iuf" or not np.isfinite(weight).all() or not weight.any():
+        raise ValueError(
+            f"weight must hold finite real numbers, not all zero, got {weight.dtype} {weight.reshape(-1)[:3]}"
+        )
     plan = spec.plan()
     index = plan.index.reshape(-1)
     mean = np.bincount(index, weight.reshape(-1), plan.usage.size) / np.maximum(plan.usage.reshape(-1), 1)
@@ -164,6 +198,10 @@ class _Problem:
         budget = positive("budget", budget)
         if (proxy is None) != (limit is None):
             raise ValueError(f"proxy and limit go together, got proxy={proxy!r} and limit={limit!r}")
+        if proxy is not None and not isinstance(proxy, Mapping):
+            raise TypeError(f"proxy must be a mapping from layer name to numbers, got {proxy!r}")
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, Real)):
+            raise TypeError(f"limit must be a number, got {limit!r}")
         self.table, self.objective, self.budget = table, objective, budget
         self.columns = {"latency": [0], "energy": [1], "edp": [0, 1]}[objective]
         self.kept, self.values = [], []
@@ -239,14 +277,17 @@ def solve_exact(
         proxy: for every layer a number for each candidate (fit error, sensitivity, copied channels); their sum is
             kept to ``limit``.
         limit: of the proxy.
-        time_limit: seconds; a search that ends there returns its best design and an honest bound.
-        tolerance: relative gap at which the energy-delay product counts as solved (other objectives: zero).
+        time_limit: seconds, at least 0.001; a search that ends there returns its best design and an honest bound.
+        tolerance: relative gap at which the energy-delay product counts as solved (other objectives: zero),
+            1e-9 to 1: the bounds of the solver are not closer.
 
     Raises:
         CannotBeMet: a ValueError, if no design meets the budget and the limit.
         ValueError: if an argument is not allowed.
         RuntimeError: if the solver finds no design in time.
     """
+    _number("time_limit", time_limit, 1e-3, math.inf)
+    _number("tolerance", tolerance, 1e-9, 1)
     problem = _Problem(table, objective, budget, proxy, limit)
     column = 1 if objective == "energy" else 0
     end = time.monotonic() + time_limit
@@ -340,6 +381,8 @@ def _solve_product(problem: _Problem, fastest: list[int], low: float, end: float
         best = min(fastest, frugal, key=lambda genes: sums(genes).prod())
         queue = [(low * (energy + rest_energy), low, float(sums(frugal)[0]))]
         while queue[0][0] < sums(best).prod() * (1 - tolerance):
+            if time.monotonic() >= end:
+                raise RuntimeError("the time is over")
             _, low, high = queue[0]
             halves = []
             for start, stop in ((low, (low + high) / 2), ((low + high) / 2, high)):
@@ -364,7 +407,7 @@ def pareto(
     ``options`` are those of `solve_exact`. Budgets that no design can meet are left out.
     """
     front = []
-    for budget in sorted(budgets):
+    for budget in sorted(positive("budgets", budget) for budget in _listed("budgets", budgets)):
         with contextlib.suppress(CannotBeMet):
             front.append(solve_exact(table, objective, budget=budget, **options))
     return front
@@ -473,14 +516,29 @@ class _Evolution:
         return {**known, "random": self.rng.bit_generator.state}
 
     def restore(self, data: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
-        """Continue from a checkpoint of the same search."""
+        """Continue from a checkpoint of the same search.
+
+        Raises:
+            ValueError: if it is of another search, or no checkpoint at all.
+        """
+        keys("search of the checkpoint", data["search"], identity)
         differs = [name for name, value in identity.items() if data["search"].get(name) != value]
         if differs:
             raise ValueError(f"the checkpoint belongs to another search: {', '.join(differs)} differs")
         state = keys("the checkpoint", data["state"], ["history", "evaluations", "places", "random"])
-        self.history, self.evaluations = _from_json(state["history"]), state["evaluations"]
-        self.rng.bit_generator.state = state["random"]
-        self.places, self.scores = self._survivors(np.array(state["places"]), 0)
+        last = self.first + self.sizes - 1
+        try:
+            places = np.array(state["places"])
+            whole = places.dtype.kind == "i" and places.shape == self.places.shape
+            if not whole or (places < self.first).any() or (places > last).any():
+                raise ValueError(f"places must be candidates of {self.places.shape} genes")
+            history = [float(value) for value in _from_json(state["history"])]
+            self.evaluations = positive("evaluations", state["evaluations"])
+            self.rng.bit_generator.state = state["random"]
+        except (ArithmeticError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"the checkpoint is damaged: {error}") from error
+        self.history = history
+        self.places, self.scores = self._survivors(places, 0)
 
     def step(self) -> None:
         """One generation."""

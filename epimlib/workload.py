@@ -180,7 +180,9 @@ class Workload:
 
     def __str__(self) -> str:
         width = max((len(layer.name) for layer in self.layers), default=0)
-        lines = [f"{self.name}: {len(self.layers)} layers, {sum(layer.macs for layer in self.layers):,} MACs"]
+        size = " x ".join(map(str, self.input_size))
+        macs = sum(layer.macs for layer in self.layers)
+        lines = [f"{self.name} for images of {size}: {len(self.layers)} layers, {macs:,} MACs"]
         for layer in self.layers:
             shape = " x ".join(map(str, layer.weight_shape)) if layer.weighted else ""
             size = f"{layer.out_size[0]} x {layer.out_size[1]}"
@@ -188,21 +190,34 @@ class Workload:
         return "\n".join(lines)
 
 
+def check_workload(workload: Any) -> Workload:
+    """Return the workload, or raise ``TypeError`` if it is something else, such as a model or a name."""
+    if not isinstance(workload, Workload):
+        given = type(workload).__name__
+        if isinstance(workload, str):
+            given = f"{workload!r}; did you mean Workload.load({workload!r})?"
+        elif hasattr(workload, "named_modules"):
+            given += "; epimlib.workload.trace makes one of a model"
+        raise TypeError(f"workload must be a Workload, got {given}")
+    return workload
+
+
 def trace(
-    model: "torch.nn.Module", input_size: tuple[int, int, int] = (3, 224, 224), name: str | None = None
+    model: "torch.nn.Module", input_size: tuple[int, int, int] | None = None, name: str | None = None
 ) -> Workload:
     """Return the workload of a torch model, without running it.
 
     Args:
         model: any model that ``torch.export`` understands, which includes timm's; its weights are not read.
-        input_size: ``(channels, height, width)`` of one image.
+        input_size: ``(channels, height, width)`` of one image. None is the size that a timm model declares, as long
+            as it has the classes that it declares; the workload says which.
         name: of the workload; by default timm's own name for the model, or its class.
 
     Raises:
         TypeError: if the model is no torch module.
-        ValueError: if the model has epitome layers, cannot be exported at this size, joins feature maps in a way
-            unknown here, or has a layer with a weight of a kind that `KINDS` lacks (a transposed or 1D convolution, a
-            recurrent layer).
+        ValueError: if ``input_size`` is None and cannot be known; if the model has epitome layers, cannot be
+            exported at this size, joins feature maps in a way unknown here, or has a layer with a weight of a kind that
+            `KINDS` lacks (a transposed or 1D convolution, a recurrent layer).
     """
     import torch
 
@@ -211,9 +226,17 @@ def trace(
     for path, module in model.named_modules():
         if hasattr(module, "epitome"):  # its weight is sampled, in part: the graph does not show the layer's shape
             raise ValueError(f"layer {path!r} is an epitome; trace the dense model, and say with a design what is not")
-    input_size = integers("input_size", input_size, 3)
+    declared = getattr(model, "pretrained_cfg", None) or {}
     if name is None:
-        name = getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__.lower()
+        name = declared.get("architecture") or type(model).__name__.lower()
+    if input_size is None:
+        if "input_size" not in declared or declared.get("num_classes") != getattr(model, "num_classes", None):
+            raise ValueError(
+                f"input_size must be given, (channels, height, width) of one image: model {name!r} "
+                + ("is for other classes than it declares" if declared else "does not say it")
+            )
+        input_size = declared["input_size"]
+    input_size = integers("input_size", input_size, 3)
     training = {module: module.training for module in model.modules()}
     reference = next(model.parameters(), torch.empty(0))
     try:

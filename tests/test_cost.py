@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from epimlib import Design, EpitomeSpec, Hardware, Workload, compare, evaluate, evaluate_many, map_crossbars
 from epimlib.pim.cost import Candidate, tabulate
 from epimlib.pim.events import Events
 from epimlib.pim.pipeline import pipeline
 from epimlib.pim.report import CostReport
+from epimlib.precision import bit_crossbars
 from epimlib.workload import FOLDER, Layer
 
 DEFAULT = Hardware.preset("default")
@@ -509,3 +511,28 @@ def test_wrong_arguments_are_one_clear_sentence(arguments, message):
     with pytest.raises(ValueError, match=message) as error:
         evaluate(**{"workload": RESNET, "hardware": DEFAULT} | arguments)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        evaluate,
+        lambda workload, hardware: evaluate_many(workload, hardware, [{}]),
+        lambda workload, hardware: tabulate(workload, hardware, {}),
+        lambda workload, hardware: bit_crossbars(workload, hardware, None, [3]),
+    ],
+    ids=["evaluate", "evaluate_many", "tabulate", "bit_crossbars"],
+)
+def test_names_and_models_are_no_hardware_and_no_workload(ask):
+    with pytest.raises(
+        TypeError, match=r"hardware must be a Hardware, got 'isaac'; did you mean Hardware.preset\('isaac'"
+    ):
+        ask(RESNET, "isaac")
+    with pytest.raises(
+        TypeError, match=r"workload must be a Workload, got 'resnet18'; did you mean Workload.load\('res"
+    ):
+        ask("resnet18", DEFAULT)
+    with pytest.raises(
+        TypeError, match="workload must be a Workload, got Linear; epimlib.workload.trace makes one of a"
+    ):
+        ask(nn.Linear(2, 2), DEFAULT)

@@ -1,5 +1,8 @@
 """Data sets: layouts, counts, checksums, batches."""
 
+import re
+import zipfile
+
 import numpy as np
 import pytest
 import torch
@@ -132,6 +135,129 @@ def test_a_truncated_or_flipped_compact_file_is_one_sentence(folder, monkeypatch
             data.load("fashion-mnist")
     with pytest.raises(ValueError, match="is not a readable copy .*; remove .*fashion_mnist.npz to fetch another copy"):
         data.fetch("fashion-mnist")
+
+
+def changed(**arrays) -> dict[str, np.ndarray]:
+    """Return the compact file with other arrays."""
+    return {**fashion(), **arrays}
+
+
+IMAGES, LABELS = "uint8 images (28, 28, 1) of fashion-mnist", "whole numbers as labels of fashion-mnist"
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        *(
+            (changed(x_train=fashion()["x_train"].astype(kind)), f"{IMAGES}, got {kind} (28, 28, 1)")
+            for kind in ("float32", "complex64", "bool", "int8", "uint16")
+        ),
+        (changed(x_test=np.zeros((2, 32, 32), np.uint8)), f"{IMAGES}, got uint8 (32, 32, 1)"),
+        (changed(x_test=np.zeros((2, 28, 28, 3), np.uint8)), f"{IMAGES}, got uint8 (28, 28, 3)"),
+        (changed(x_test=np.zeros(2, np.uint8)), f"{IMAGES}, got uint8 ()"),
+        (changed(x_test=np.uint8(2)), f"{IMAGES}, got uint8 ()"),
+        *(
+            (changed(y_train=np.ones(3, kind)), f"{LABELS}, got {kind} (3,)")
+            for kind in ("float64", "complex128", "bool")
+        ),
+        (changed(y_train=np.array(["1", "2", "3"])), f"{LABELS}, got <U1 (3,)"),
+        (changed(y_test=np.ones((2, 1), int)), f"{LABELS}, got int64 (2, 1)"),
+        (changed(y_test=np.array([0, 10])), "labels of fashion-mnist from 0 to 9, got 0 to 10"),
+        (changed(y_test=np.array([-1, 3])), "labels of fashion-mnist from 0 to 9, got -1 to 3"),
+        (changed(y_test=np.array([2**63, 1], np.uint64)), "labels of fashion-mnist from 0 to 9, got 1 to 9223372"),
+        (changed(y_test=np.zeros(5, int)), "(3, 2) images of fashion-mnist, got (3, 2) with (3, 5) labels"),
+        ({"x_train": np.zeros(3)}, "y_train"),
+        (changed(x_train=np.array([{}, 3, "a"], object)), "Object arrays cannot be loaded"),
+    ],
+)
+def test_foreign_arrays_are_one_sentence(folder, monkeypatch, content, sentence):
+    small(monkeypatch, "fashion-mnist", (3, 2))
+    np.savez(folder / "fashion_mnist.npz", **content)
+    with pytest.raises(ValueError, match=f"^{re.escape(str(folder))}[^\n]*{re.escape(sentence)}[^\n]*$"):
+        data.load("fashion-mnist")
+
+
+def test_an_array_that_would_fill_the_memory_is_not_unpacked(folder):
+    """A file of kilobytes can unpack to any size, and a header of a few bytes can promise any."""
+    with zipfile.ZipFile(folder / "fashion_mnist.npz", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("x_train.npy", bytes(300 << 20))
+    with pytest.raises(ValueError, match=r"fashion-mnist: an array of 314,572,800 bytes is too large$"):
+        data.load("fashion-mnist")
+    (folder / "fashion_mnist.npz").unlink()
+    raw = folder / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for content in (bytes([0, 0, 8, 4]) + b"\xff" * 16, bytes([0, 0, 13, 1]) + bytes(9), b"\0\0\x08", b"text"):
+        (raw / "train-images-idx3-ubyte").write_bytes(content)
+        with pytest.raises(ValueError, match=r"FashionMNIST is not a readable copy of fashion-mnist: [^\n]*$"):
+            data.load("fashion-mnist")
+
+
+def test_one_changed_pixel_is_found_by_whoever_reads_the_images(folder, monkeypatch):
+    compact = fashion()
+    np.savez(folder / "fashion_mnist.npz", **compact)
+    small(monkeypatch, "fashion-mnist", (3, 2))
+    small(monkeypatch, "fashion-mnist", (3, 2), digest=data.digest(data.load("fashion-mnist")))
+    data.load("fashion-mnist")
+    compact["x_test"][1, 27, 27] ^= 1
+    np.savez(folder / "fashion_mnist.npz", **compact)
+    for read in (data.load, data.verify):
+        with pytest.raises(ValueError, match="must hold the images of fashion-mnist, checksum "):
+            read("fashion-mnist")
+
+
+@pytest.mark.parametrize(
+    ("size", "sentence"),
+    [
+        ((3200, 3201), "got (3200, 3201)"),
+        ((1, 1), "got (1, 1)"),
+        ((16000, 12000), "exceeds limit"),
+        (None, "cannot identify"),
+    ],
+)
+def test_a_sheet_of_another_size_or_kind_is_one_sentence(folder, size, sentence):
+    (folder / "cifar10").mkdir()
+    np.savez(folder / "cifar10" / "labels.npz", **{name: [1] for name in ("test", *(f"train_{n}" for n in range(5)))})
+    sheet = folder / "cifar10" / "train_0.webp"
+    if size is None:
+        sheet.write_text("no image")
+    else:
+        Image.new("L", size).save(sheet, "png")
+    with pytest.raises(ValueError, match=f"is not a readable copy of cifar10: .*{re.escape(sentence)}"):
+        data.load("cifar10")
+
+
+def test_what_an_old_torchvision_left_is_never_read(folder, monkeypatch):
+    """Its processed files are pickles, and torchvision would still prefer them to a download."""
+    small(monkeypatch, "fashion-mnist", (3, 2))
+    legacy = folder / "FashionMNIST" / "processed"
+    legacy.mkdir(parents=True)
+    for name in ("training.pt", "test.pt"):
+        (legacy / name).write_bytes(b"no tensor")
+    with pytest.raises(ValueError, match=r"is not a readable copy of fashion-mnist: .*train-images-idx3-ubyte"):
+        data.load("fashion-mnist")
+    with pytest.raises(ValueError, match=r"processed is of an old torchvision, .*; remove it$"):
+        data.fetch("fashion-mnist")
+
+
+def test_the_checksum_of_imagenet_is_of_its_files(folder):
+    root = folder / "imagenet"
+    for part in ("train", "val"):
+        for kind in ("n01", "n02"):
+            (root / part / kind).mkdir(parents=True)
+            (root / part / kind / "0.JPEG").write_bytes(b"1234")
+    before = data.listing(root)
+    assert data.listing(root) == before
+    (root / "val" / "n01" / "0.JPEG").write_bytes(b"123")
+    assert data.listing(root) != before
+    (root / "val" / "n03").mkdir()
+    with pytest.raises(ValueError, match="must hold the same classes, 1 to 1,000, in train and val, got 2 and 3$"):
+        data.listing(root)
+    for number in range(1000):
+        for part in ("train", "val"):
+            (root / part / f"m{number}").mkdir()
+    (root / "train" / "n03").mkdir()
+    with pytest.raises(ValueError, match="got 1003 and 1003$"):
+        data.listing(root)
 
 
 def test_fetching_completes_what_an_interrupted_download_left(folder, monkeypatch):

@@ -3,6 +3,7 @@
 References start from the sampled weight or from the plan's patches, and share no code with the datapath.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -20,6 +21,7 @@ from epimlib.pim import analog
 from epimlib.pim.analog import NonIdealities
 from epimlib.pim.datapath import QuantizedLayer, compile, quantize_max, run, simulate, trace
 from epimlib.pim.events import Events, layer_events
+from epimlib.quantize import QuantConfig, calibrate, integer_weights, quantize
 from epimlib.workload import Layer
 from epimlib.workload import trace as trace_workload
 
@@ -258,18 +260,70 @@ def test_the_fast_path_is_taken_only_where_no_adc_can_clip():
 
 
 def test_the_fast_path_stays_exact_where_float32_is_not():
-    """Sums beyond 2**24 are cut into parts along the input channels, or computed in float64."""
+    """Sums beyond 2**24."""
     machine = hardware(rows=64, dac_bits=2, adc_bits=16)
     numbers = np.random.default_rng(0)
-    for shape, groups, parts in (((3, 64, 3, 3), 1, 20), ((2, 32, 3, 3), 2, 1)):
+    for shape, groups in (((3, 64, 3, 3), 1), ((2, 32, 3, 3), 2)):
         weight = numbers.integers(1900, 2**11, shape)
         images = numbers.integers(200, 256, (1, shape[1] * groups, 5, 5))
         program = compile(None, torch.from_numpy(weight), machine, 12, 8, groups=groups)
         layer = Layer("layer", "conv", shape[1] * groups, shape[0], (3, 3), groups=groups, in_size=5, out_size=3)
         expected = convolution(images, weight, layer)
         assert expected.max() > 2**24
-        assert len(program.kernels) >= parts
         assert run(program, torch.from_numpy(images), fast=True).output.tolist() == expected.tolist()
+
+
+@contextlib.contextmanager
+def changed(get, change, value):
+    """Change one of torch's global settings for a while."""
+    before = get()
+    change(value)
+    try:
+        yield
+    finally:
+        change(before)
+
+
+PATHS = {
+    "default": contextlib.nullcontext,
+    # Torch then takes NNPACK's convolutions, which round, as it does on Arm Macs.
+    "oneDNN off": lambda: changed(torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled, False),
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    # Torch may then multiply float32 matrices in bfloat16, where the processor can.
+    "bfloat16": lambda: changed(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "medium"),
+    "float64 by default": lambda: changed(torch.get_default_dtype, torch.set_default_dtype, torch.float64),
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(("bits", "groups"), [(9, 1), (9, 2), (5, 1)])
+def test_a_batch_of_32_images_is_exact_on_every_floating_point_path(path, bits, groups):
+    numbers = np.random.default_rng(4)
+    weight = numbers.integers(1 - 2 ** (bits - 1), 2 ** (bits - 1), (32, 32 // groups, 3, 3))
+    images = numbers.integers(0, 512, (32, 32, 6, 6))
+    layer = Layer("layer", "conv", 32, 32, (3, 3), padding=1, groups=groups, in_size=6, out_size=6)
+    expected = convolution(images, weight, layer)
+    with PATHS[path]():
+        program = compile(None, torch.from_numpy(weight), hardware(adc_bits=12), bits, 9, padding=1, groups=groups)
+        assert program.exact
+        for fast in (True, False):
+            output = run(program, torch.from_numpy(images), fast).output
+            assert output.dtype == torch.float64
+            assert np.array_equal(output.numpy(), expected)
+
+
+@pytest.mark.parametrize("polarity", [1, 2])
+def test_sums_beyond_float64_are_not_called_exact(polarity):
+    """Two products of a word below 2^15 and a weight of 32 bits stay below 2^53, of 48 bits they do not."""
+    machine = hardware(adc_bits=16, polarity=polarity)
+    for bits, exact in ((32, True), (48, False)):
+        weight = torch.full((1, 2), 2 ** (bits - 1) - 1)
+        program = compile(None, weight, machine, bits, 15)
+        assert program.exact == exact
+        if exact:
+            for fast in (True, False):
+                x = torch.tensor([2**15 - 1, 2**15 - 2])
+                assert int(run(program, x, fast).output) == (2**16 - 3) * (2 ** (bits - 1) - 1)
 
 
 def test_scales_per_column_and_per_crossbar():
@@ -287,9 +341,9 @@ def test_scales_per_column_and_per_crossbar():
         for fast in (False, True):
             output = run(program, images, fast).output.numpy()
             np.testing.assert_allclose(output, expected, rtol=1e-12)
-    halved = compile(plan, torch.from_numpy(epitome), hardware(rows=8), 4, 4, scale=0.5)
+    tenths = compile(plan, torch.from_numpy(epitome), hardware(rows=8), 4, 4, scale=0.1)
     whole = compile(plan, torch.from_numpy(epitome), hardware(rows=8), 4, 4)
-    assert torch.equal(run(halved, images).output, run(whole, images).output / 2)
+    assert torch.equal(run(tenths, images).output, run(whole, images).output * 0.1)
 
 
 def test_a_calibrated_step_has_the_least_squared_error():
@@ -706,6 +760,71 @@ def test_simulate_refuses_names_and_numbers():
     attention = nn.MultiheadAttention(2, 1)  # multiplies by its weights without calling its layers
     with pytest.raises(ValueError, match="inputs lack layer 'attention.out_proj'"):
         quantize_max(Attend(attention), torch.ones(1, 3, 2))
+
+
+def test_simulate_takes_the_integers_of_a_quantized_model_or_none():
+    model, images = quantize(network(), QuantConfig(bits=4)), torch.rand(2, 3, 9, 9, dtype=torch.float64)
+    calibrate(model, images)
+    with pytest.raises(ValueError, match=r"layer 'stem' is quantized already .*, quantized=integer_weights\(model\)"):
+        simulate(model, hardware(adc_bits=12), images)
+    with pytest.raises(ValueError, match="layer 'stem' is quantized already"):
+        quantize_max(model, images)
+    logits, _ = simulate(model, hardware(adc_bits=12), images, quantized=integer_weights(model))
+    with torch.no_grad():
+        torch.testing.assert_close(logits, model.eval()(images), rtol=1e-11, atol=1e-11)
+
+
+def test_simulate_refuses_what_would_run_beside_the_crossbars():
+    model, x = nn.Sequential(nn.Linear(2, 2)), torch.ones(1, 2)
+    own = {"0": QuantizedLayer(torch.ones(2, 2), 1.0, 4, 1.0, 4, False)}
+    with pytest.raises(ValueError, match="model must have a convolution or a linear layer"):
+        simulate(nn.Sequential(nn.ReLU()), hardware(), x)
+    with pytest.raises(ValueError, match="model must not be compiled, .*; a OptimizedModule is"):
+        simulate(torch.compile(model, backend="eager"), hardware(), x)
+    model[0].compile(backend="eager")
+    with pytest.raises(ValueError, match="model must not be compiled, .*; its part '0' is"):
+        simulate(model, hardware(), x)
+    patched = nn.Sequential(nn.Linear(2, 2))
+    patched[0].forward = lambda x: x
+    with pytest.raises(ValueError, match="layer '0' cannot be simulated"):
+        simulate(patched, hardware(), x)
+    assert "forward" in vars(patched[0])
+    functional = Functional()
+    own = {"layer": own["0"], "other": own["0"]}
+    with pytest.raises(ValueError, match="layer 'other' is not called when the model runs"):
+        simulate(functional, hardware(), x, quantized=own)
+    for wrong, kind in ((x.numpy(), "ndarray"), ((x, x), "tuple")):
+        with pytest.raises(TypeError, match=f"images must be a tensor of inputs, without targets, got {kind}"):
+            simulate(functional, hardware(), wrong)
+    with pytest.raises(ValueError, match=r"images must hold at least one image, got shape \(0, 2\)"):
+        simulate(functional, hardware(), x[:0])
+    with pytest.raises(TypeError, match=r"hardware must be a Hardware, got 'default'; did you mean Hardware.preset"):
+        simulate(functional, "default", x)
+    with pytest.raises(TypeError, match=r"hardware must be a Hardware, got 'default'"):
+        compile(None, DENSE, "default")
+
+
+class Functional(nn.Module):
+    """Multiplies by the weight of one of its layers without calling it."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.other = nn.Linear(2, 2), nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.layer(x) @ self.other.weight
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_inputs_of_half_precision_become_the_nearest_integers(dtype):
+    x = (torch.rand(2000) * 500).to(dtype)
+    layer = QuantizedLayer(torch.ones(1), 1.0, 4, 0.75, 10, False)
+    expected = (x.double() / 0.75).round()
+    assert torch.equal(layer.quantize_input(x).double(), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        model, images = nn.Linear(32, 4), torch.rand(3, 32).to(dtype).float()
+        inside = simulate(model, hardware(adc_bits=12), images).logits
+    assert torch.equal(inside, simulate(model, hardware(adc_bits=12), images).logits)
 
 
 class Attend(nn.Module):

@@ -164,6 +164,18 @@ def test_another_model(saved):
         load_quantized(saved[1], nn.Sequential(nn.ReLU(), *list(dense())[1:]))
 
 
+def test_a_model_of_another_precision(tmp_path):
+    """Loading float64 steps into a float32 model would round them."""
+    model = quantize(nn.Linear(6, 3).double(), QuantConfig(bits=3))
+    x = torch.randn(4, 6, dtype=torch.float64)
+    calibrate(model, x)
+    save_quantized(model, tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match="'bias' is torch.float64 in the file, torch.float32 in the model"):
+        load_quantized(tmp_path / "m.safetensors", nn.Linear(6, 3))
+    again = load_quantized(tmp_path / "m.safetensors", nn.Linear(6, 3).double())
+    assert torch.equal(again(x), model.eval()(x))
+
+
 def test_nothing_half_written_when_the_disk_refuses(tmp_path, saved, monkeypatch):
     before = {p: p.read_bytes() for p in tmp_path.iterdir()}
 

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.func import functional_call, grad, vmap
+from torch.nn.utils import parametrize
 
 from epimlib import Design, EpitomeSpec
 from epimlib._torchvision import ensure_torchvision
@@ -155,22 +157,84 @@ def test_state_dict_and_deepcopy_round_trip():
     assert torch.equal(copy.deepcopy(first)(x), second(x))
 
 
-def test_the_kept_kernel_is_dropped_when_the_epitome_changes():
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_an_answer_is_never_stale(context):
     layer = EpitomeConv2d(24, 40, 3, bias=False, epitome=WRAPPED).eval()
     x = torch.randn(1, 24, 8, 8)
-    with torch.no_grad():
+    with context():
         first = layer(x)
-        assert layer(x) is not first
         assert torch.equal(layer(x), first)
-        layer.epitome.mul_(2)
+        layer.epitome.data.mul_(2)  # .data hides a change
         torch.testing.assert_close(layer(x), 2 * first)
         layer.load_state_dict({"epitome": layer.epitome / 2})
         torch.testing.assert_close(layer(x), first)
-        layer.train().epitome.data *= 3  # .data hides a change; train and eval drop the kernel all the same
-        torch.testing.assert_close(layer.eval()(x), 3 * first)
+        layer.epitome.data = layer.epitome.data * 3
+        torch.testing.assert_close(layer(x), 3 * first)
         assert layer.double()(x.double()).dtype == torch.float64
-    layer.float()(x).sum().backward()  # eval mode stays differentiable
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_functional_calls_use_the_epitome_they_are_given(training):
+    """Each temporary is freed before the next is made, which then may have the address of the first."""
+    spec = EpitomeSpec(64, 64, (3, 3), (16, 8, 4, 4), (16, 8), wrap="full")
+    layer = EpitomeConv2d(64, 64, 3, bias=False, epitome=spec).train(training)
+    p, x = layer.epitome.detach().clone(), torch.randn(1, 64, 6, 6)
+    with torch.no_grad():
+        first = functional_call(layer, {"epitome": p}, (x,))
+        for k in (1, 2, 4, 8, 16, 32):
+            assert torch.equal(functional_call(layer, {"epitome": p * k}, (x,)), first * k)
+
+
+def test_a_parametrized_epitome_is_computed_each_time():
+    class Times(nn.Module):
+        factor = 1
+
+        def forward(self, epitome):
+            return epitome * self.factor
+
+    layer, times = EpitomeConv2d(24, 40, 3, bias=False, epitome=WRAPPED).eval(), Times()
+    parametrize.register_parametrization(layer, "epitome", times)
+    x = torch.randn(1, 24, 8, 8)
+    with torch.no_grad():
+        first = layer(x)
+        for factor in (1, 2, 4, 8, 4, 2):
+            times.factor = factor
+            assert torch.equal(layer(x), first * factor)
+
+
+def test_eval_mode_stays_differentiable():
+    layer = EpitomeConv2d(24, 40, 3, epitome=WRAPPED).eval()
+    x = torch.randn(1, 24, 8, 8)
+    with torch.no_grad():
+        layer(x)
+    layer(x).sum().backward()
     assert layer.epitome.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_trace_is_the_layer(training):
+    layer = EpitomeConv2d(24, 40, 3, epitome=WRAPPED).train(training)
+    x = torch.randn(2, 24, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(torch.jit.trace(layer, x)(x[:1]), layer(x[:1]))
+
+
+def test_vmap_over_inputs_over_epitomes_and_over_gradients():
+    layer = EpitomeConv2d(24, 40, 3, epitome=WRAPPED).eval()
+    x, bias = torch.randn(3, 24, 8, 8), layer.bias.detach()
+    epitomes = torch.randn(2, *WRAPPED.epitome)
+
+    def call(epitome, image):
+        return functional_call(layer, {"epitome": epitome, "bias": bias}, (image,))
+
+    with torch.no_grad():
+        torch.testing.assert_close(vmap(layer)(x), layer(x), rtol=1e-4, atol=1e-5)
+        expected = torch.stack([call(epitome, x) for epitome in epitomes])
+        torch.testing.assert_close(vmap(call, (0, None))(epitomes, x), expected, rtol=1e-4, atol=1e-4)
+    by_image = vmap(grad(lambda epitome, image: call(epitome, image).sum()), (None, 0))(epitomes[0], x)
+    alone = torch.stack([grad(lambda epitome, image: call(epitome, image).sum())(epitomes[0], image) for image in x])
+    torch.testing.assert_close(by_image, alone, rtol=1e-4, atol=1e-4)
 
 
 def test_inference_mode():

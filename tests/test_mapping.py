@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from epimlib import Design, EpitomeSpec, Hardware, Workload, map_crossbars
 from epimlib.workload import Layer
@@ -342,6 +343,18 @@ NET = network(Layer("conv", "conv", 8, 8, 3), Layer("fc", "linear", 8, 10))
         ({"design": {"conv": EpitomeSpec.dense(8, 8, 1)}}, ValueError, ["'conv'", "(8, 8, 1, 1)", "(8, 8, 3, 3)"]),
         ({"design": {"conv": (8, 8, 3, 3)}}, TypeError, ["'conv'", "EpitomeSpec", "(8, 8, 3, 3)"]),
         ({"design": "uniform"}, TypeError, ["design", "mapping", "'uniform'"]),
+        (
+            {"hardware": "default"},
+            TypeError,
+            ["hardware must be a Hardware", "did you mean Hardware.preset('default')?"],
+        ),
+        ({"hardware": DEFAULT.crossbar}, TypeError, ["hardware must be a Hardware, got Crossbar"]),
+        (
+            {"workload": "resnet18"},
+            TypeError,
+            ["workload must be a Workload", "did you mean Workload.load('resnet18')?"],
+        ),
+        ({"workload": nn.Linear(2, 2)}, TypeError, ["workload must be a Workload, got Linear; epimlib.workload.trace"]),
         ({"hardware": hardware(rows=8)}, ValueError, ["crossbar.rows", "9 rows", "'conv'", "8"]),
     ],
 )
@@ -363,6 +376,7 @@ def test_a_window_may_be_split_with_dense_packing():
         ({"crossbar.rows": 0}, ValueError, ["crossbar.rows", "at least 1", "0"]),
         ({"crossbar.cols": 2.5}, TypeError, ["crossbar.cols", "whole number", "2.5"]),
         ({"crossbar.cell_bits": -1}, ValueError, ["crossbar.cell_bits", "at least 1", "-1"]),
+        ({"crossbar.cell_bits": 1000}, ValueError, ["crossbar.cell_bits", "at most 16", "1000"]),
         ({"crossbar.polarity": 3}, ValueError, ["crossbar.polarity", "1, 2", "3"]),
         ({"crossbar.polarity": True}, TypeError, ["crossbar.polarity", "whole number", "True"]),
         ({"crossbar.packing": "tight"}, ValueError, ["crossbar.packing", "'channel', 'dense'", "'tight'"]),

@@ -1,5 +1,6 @@
 """The files around the library agree with each other, and the README keeps its word."""
 
+import ast
 import contextlib
 import importlib.metadata
 import io
@@ -67,6 +68,26 @@ def test_everything_that_is_installed_with_the_project_is_pinned():
             extras = requirement.extras or {""}
             if child.marker is None or any(child.marker.evaluate({"extra": extra}) for extra in extras):
                 queue.append(child)
+
+
+@pytest.mark.parametrize(
+    ("folders", "declared"),
+    [(["epimlib"], PROJECT["dependencies"]), (["tests", "book/_ext", "benchmarks", "notebooks"], REQUIREMENTS)],
+    ids=["library", "everything else"],
+)
+def test_what_is_imported_is_declared(folders, declared):
+    allowed = {canonicalize_name(Requirement(str(line)).name) for line in declared} | {PROJECT["name"]}
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in files]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    own = {"tests", *sys.stdlib_module_names, *(path.stem for path in files)}
+    owners = importlib.metadata.packages_distributions()
+    imported = {top: owners[top] for top in (name.partition(".")[0] for name in names) if top not in own}
+    assert imported
+    undeclared = {top: found for top, found in imported.items() if not allowed & set(map(canonicalize_name, found))}
+    assert undeclared == {}
 
 
 def test_environment_yml_takes_its_packages_and_versions_from_the_other_two():

@@ -455,3 +455,131 @@ def test_bad_input_is_one_clear_sentence(resnet50):
         solve_exact(resnet50, budget=300, proxy=proxy, limit=math.nan)
     with pytest.raises(ValueError, match="population must be at least 8, got 2"):
         evolve(resnet50, budget=300, population=2)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        *(
+            ({name: []}, f"{name} must have at least one value, got none")
+            for name in ("rows", "cols", "wraps", "families", "bits")
+        ),
+        ({"rows": 512}, "rows must be a list of values, got 512"),
+        ({"wraps": "full"}, "wraps must be a list of values, got 'full'"),
+        ({"rows": {512: 1}}, "rows must be a list of values, got {512: 1}"),
+        ({"rows": [0]}, "rows must be at least 1, got 0"),
+        ({"cols": ["256"]}, "cols must be a whole number, got '256'"),
+        ({"cols": [256.0]}, "cols must be a whole number, got 256.0"),
+        ({"wraps": ["ful"]}, "wraps must be a whole number, got 'ful'"),
+        ({"wraps": [-1]}, "wraps must be at least 1, got -1"),
+        ({"families": ["windows"]}, "families must be one of 'window', 'channel', got 'windows'"),
+        ({"bits": [True]}, "bits must be a whole number, got True"),
+        ({"bits": [None]}, "bits must be a whole number, got None"),
+    ],
+)
+def test_candidates_that_cannot_be_meant_are_refused(given, sentence):
+    with pytest.raises((TypeError, ValueError), match=f"^{re.escape(sentence)}$"):
+        candidates(Workload.load("resnet18"), **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        *(
+            ({"tolerance": value}, f"tolerance must be a number from 1e-09 to 1, got {value!r}")
+            for value in (-1, 0, 1e-12, 2, math.nan, "1e-6", True, None)
+        ),
+        *(
+            ({"time_limit": value}, f"time_limit must be a number from 0.001 to inf, got {value!r}")
+            for value in (0, -1, math.nan, "60", True, None)
+        ),
+        ({"budget": 9.5}, "budget must be a whole number, got 9.5"),
+        ({"budget": True}, "budget must be a whole number, got True"),
+        ({"proxy": [1, 2], "limit": 3}, "proxy must be a mapping from layer name to numbers, got [1, 2]"),
+        ({"proxy": {}, "limit": "3"}, "limit must be a number, got '3'"),
+        ({"proxy": {}, "limit": True}, "limit must be a number, got True"),
+        ({"proxy": {}, "limit": 1j}, "limit must be a number, got 1j"),
+    ],
+)
+def test_limits_of_an_exact_search_that_cannot_be_meant_are_refused(given, sentence):
+    table = table_of([[[1, 1, 0, 1]]])
+    with pytest.raises((TypeError, ValueError), match=f"^{re.escape(sentence)}$"):
+        solve_exact(table, "edp", **{"budget": 9, **given})
+
+
+def test_a_front_needs_budgets():
+    table = table_of([[[1, 1, 0, 1]]])
+    for budgets, sentence in [
+        (5, "budgets must be a list of values, got 5"),
+        ([], "budgets must have at least one value, got none"),
+        (["9"], "budgets must be a whole number, got '9'"),
+    ]:
+        with pytest.raises((TypeError, ValueError), match=f"^{re.escape(sentence)}$"):
+            pareto(table, budgets=budgets)
+
+
+def test_a_tolerance_that_is_never_reached_ends_with_the_time(monkeypatch):
+    """Bounds that stay below whatever is found, from a solver that takes no time."""
+    clock = itertools.count()
+    monkeypatch.setattr("epimlib.search.time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr("epimlib.search._knapsack", lambda *_: ([0, 0], 0.0, ""))
+    result = solve_exact(table_of([[[1, 1, 0, 1]]] * 2), "edp", budget=9, time_limit=20)
+    assert result.message == "Stopped before the tolerance: the time is over"
+    assert next(clock) < 30
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"search": [1]}, "search of the checkpoint must be a mapping, got list"),
+        ({"search": {}}, "search of the checkpoint lacks 'objective', 'budget'"),
+        ({"state": 3}, "the checkpoint must be a mapping, got int"),
+        ({"state": {"places": 1}}, "the checkpoint lacks 'history'"),
+        *(
+            ({"places": places}, "the checkpoint is damaged: ")
+            for places in (
+                7,
+                [],
+                [[0]],
+                [[0, 99]] * 8,
+                [[0, -1]] * 8,
+                [[0.0, 2.0]] * 8,
+                [["a", "b"]] * 8,
+                [[0], [0, 1]],
+            )
+        ),
+        *(({"history": value}, "the checkpoint is damaged: ") for value in (5, ["a"], [[1]], [{}])),
+        *(({"evaluations": value}, "the checkpoint is damaged: ") for value in (None, "9", -1, 1.5)),
+        *(
+            ({"random": value}, "the checkpoint is damaged: ")
+            for value in (None, 3, {}, {"bit_generator": "MT19937"}, {"bit_generator": "PCG64", "state": {"state": -1}})
+        ),
+    ],
+)
+def test_a_checkpoint_with_foreign_content_is_one_sentence(tmp_path, change, sentence):
+    file = tmp_path / "search.json"
+    options = {"budget": 9, "population": 8, "generations": 2, "progress": False, "checkpoint": file}
+    table = table_of([[[1, 1, 0, 2], [2, 2, 0, 1]]] * 2)
+    evolve(table, **options)
+    whole = json.loads(file.read_text())
+    own = change if change.keys() & whole.keys() else {"state": {**whole["state"], **change}}
+    file.write_text(json.dumps({**whole, **own}))
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}[^\n]*$"):
+        evolve(table, **options)
+
+
+@pytest.mark.parametrize(
+    ("weight", "got"),
+    [
+        (np.ones((4, 2, 3, 3), complex), "complex128"),
+        (np.ones((4, 2, 3, 3), bool), "bool"),
+        (np.full((4, 2, 3, 3), "1"), "<U1"),
+        (np.full((4, 2, 3, 3), math.nan), "float64 [nan nan nan]"),
+        (np.full((4, 2, 3, 3), math.inf), "float64 [inf inf inf]"),
+        (np.zeros((4, 2, 3, 3)), "float64 [0. 0. 0.]"),
+    ],
+)
+def test_the_fit_error_of_what_is_no_weight_is_refused(weight, got):
+    sentence = f"weight must hold finite real numbers, not all zero, got {got}"
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}"):
+        fit_error(weight, EpitomeSpec.dense(4, 2, 3))

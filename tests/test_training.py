@@ -2,13 +2,22 @@
 
 import csv
 import dataclasses
+import datetime
+import errno
+import hashlib
+import io
+import itertools
 import json
+import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -345,11 +354,11 @@ def mixed(**changes) -> dict:
         ),
         ({"mixup": 0.2, "batch_size": 127}, "batch_size must be even for mixup and cutmix, which mix pairs, got 127"),
         ({"cutmix": 0.2, "batch_size": 127}, "batch_size must be even for mixup and cutmix, which mix pairs, got 127"),
-        ({"mixup": "a"}, "mixup must be a number of at least 0, got 'a'"),
-        ({"weight_decay": -1}, "weight_decay must be a number of at least 0, got -1"),
-        ({"temperature": 0}, "temperature must be a number above 0, got 0"),
-        ({"seed": 2**32}, "seed must be less than 2**32, got 4294967296"),
-        (mixed(factor=0), "mixed.factor must be a number above 0, got 0"),
+        ({"mixup": "a"}, "mixup must be a number from 0 to 100, got 'a'"),
+        ({"weight_decay": -1}, "weight_decay must be a number from 0 to 100, got -1"),
+        ({"temperature": 0}, "temperature must be above 0, got 0"),
+        ({"seed": 2**32}, "seed must be at most 4294967295, got 4294967296"),
+        (mixed(factor=0), "mixed.factor must be above 0, got 0"),
         (mixed(bits=[]), "mixed.bits must be a list of at least one choice, got []"),
         (mixed(bits=3), "mixed.bits must be a list of at least one choice, got 3"),
         (mixed(bits=[1, 3]), "mixed.bits must be at least 2, got 1"),
@@ -366,9 +375,9 @@ def test_a_configuration_that_cannot_be_meant_is_refused(changes, sentence):
     [
         (
             {"model": "resnet99"},
-            "model 'resnet99' cannot be made by timm: Unknown model (resnet99); did you mean 'resn",
+            "model must be one that timm knows, got 'resnet99'; did you mean 'resn",
         ),
-        ({"optimizer": "sdg"}, "Optimizer sdg not found in registry"),
+        ({"optimizer": "sdg"}, "optimizer must be one that timm knows, got 'sdg'; did you mean 'sgd"),
         ({**MIXED, "layer_bits": {"haed": 9}}, "layer_bits names layer 'haed', which the network lacks; did you mean"),
         (
             {"quantize": {}, "layer_bits": {"haed": 9}},
@@ -387,7 +396,8 @@ def test_what_the_network_does_not_fit_is_one_sentence(tmp_path, changes, senten
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_every_schedule_falls(tmp_path, schedule):
     config = dataclasses.replace(DENSE, schedule=schedule, batch_size=256)
-    trainer = training._Trainer(config, tmp_path, None, training._place("cpu"))
+    place = training._place("cpu")
+    trainer = training._Trainer(config, tmp_path, build(config), training._Images(config, place), place)
     rates = []
     for step in (2, 5, trainer.steps * 2 - 1):
         trainer.schedule.step_update(step)
@@ -547,14 +557,23 @@ def test_epim_train_makes_folders_and_records(tmp_path, capsys):
             "run 'dense': unknown key 'epoch' in a training configuration; did you mean",
         ),
         ({"runs": {"dense": {"epochs": "1"}}}, "run 'dense': epochs must be a whole number, got '1'"),
-        ({"runs": {"epitome": {"start": "dens"}}}, "run 'epitome': start must be another run of the file, got 'dens'"),
-        ({"runs": {"dense": {"start": "dense"}}}, "run 'dense': start must be another run of the file, got 'dense'"),
-        ({"study": None}, "wrong.yaml must be a name, got None"),
+        (
+            {"runs": {"epitome": {"start": "dens"}}},
+            "run 'epitome': start must be an earlier run of the file, got 'dens'",
+        ),
+        ({"runs": {"dense": {"start": "dense"}}}, "run 'dense': start must be an earlier run of the file, got 'dense'"),
+        (
+            {"study": None},
+            "wrong.yaml must be a name of letters and digits, with '-', '_' or '.' between them, got None",
+        ),
         ({"base": None}, "wrong.yaml must be a mapping, got None"),
         ({"runs": ["dense"]}, "wrong.yaml must be a mapping, got ['dense']"),
         ({"runs": {"dense": 5}}, "run 'dense': a run must be a mapping, got 5"),
-        ({"seeds": 3}, "run 'dense': seeds must be a list, got 3"),
-        ({"runs": {"dense": {"seeds": 3}}}, "run 'dense': seeds must be a list, got 3"),
+        ({"seeds": 3}, "run 'dense': seeds must be a list of different seeds, at least one, got 3"),
+        (
+            {"runs": {"dense": {"seeds": 3}}},
+            "run 'dense': seeds must be a list of different seeds, at least one, got 3",
+        ),
     ],
 )
 def test_a_wrong_file_of_experiments_is_one_sentence(tmp_path, capsys, change, sentence):
@@ -583,6 +602,465 @@ def test_a_wrong_option_of_training_is_one_sentence(tmp_path, capsys, monkeypatc
     assert cli.main(["train", str(path), "--output", str(tmp_path), *option]) == 2
     assert capsys.readouterr().err == f"epim: {sentence}\n"
     assert list(tmp_path.iterdir()) == [path]
+
+
+NAMES = [
+    "..",
+    "../../evil",
+    "/abs",
+    "a/b",
+    "a\\b",
+    "",
+    None,
+    "a\nb",
+    " a",
+    "a ",
+    ".a",
+    "-a",
+    "a.",
+    "a\0",
+    "a:b",
+    "ü",
+    3,
+]
+NAMES += [True, 1.5, "a" * 101, "$HOME", "~", "con|", "a..\\b"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_of_studies_and_runs_are_names(tmp_path, capsys, monkeypatch, name):
+    monkeypatch.setattr(training, "train", None)
+    place = tmp_path / "here" / "and" / "there"
+    place.mkdir(parents=True)
+    path = place / "wrong.yaml"
+    for change in ({"study": name}, {"runs": {name: {}}}, {"runs": {"dense": {}, name: {}}}):
+        path.write_text(yaml.safe_dump({**EXPERIMENTS, **change}), encoding="utf-8")
+        assert cli.main(["train", str(path), "--output", str(place), "--records", str(place)]) == 2
+        err = capsys.readouterr().err
+        assert "wrong.yaml must be a name of letters and digits, with '-', '_' or '.' between them, got " in err
+        assert err.count("\n") == 1
+    for change, sentence in (
+        ({"start": name}, "start must be a"),
+        ({"design": name}, "the file of a design must be a name of letters and digits"),
+    ):
+        if isinstance(name, str):
+            path.write_text(yaml.safe_dump({**EXPERIMENTS, "runs": {"dense": change}}), encoding="utf-8")
+            assert cli.main(["train", str(path), "--output", str(place)]) == 2
+            assert f"run 'dense': {sentence}" in capsys.readouterr().err
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [path]
+
+
+EPITOME = {"start": "dense", "design": SMALLER}
+REFUSED = [
+    # what the file lists
+    ({"runs": {}}, "wrong.yaml must name at least one run, got {}"),
+    ({"seeds": []}, "seeds must be a list of different seeds, at least one, got []"),
+    ({"seeds": [0, 0]}, "seeds must be a list of different seeds, at least one, got [0, 0]"),
+    ({"seeds": [1.5]}, "seed must be a whole number, got 1.5"),
+    ({"seeds": ["0"]}, "seed must be a whole number, got '0'"),
+    ({"seeds": [True]}, "seed must be a whole number, got True"),
+    ({"seeds": [-1]}, "seed must be at least 0, got -1"),
+    ({"seeds": None}, "seeds must be a list of different seeds, at least one, got None"),
+    ({"seed": 3}, "unknown key 'seed' in"),
+    ({"base": {**EXPERIMENTS["base"], "seed": 3}}, "base must not name 'seed'"),
+    ({"base": {**EXPERIMENTS["base"], "seeds": [3]}}, "base must not name 'seeds'"),
+    ({"seed": 3}, "run 'second': a run must not name 'seed'"),
+    ({"seeds": []}, "run 'second': seeds must be a list of different seeds, at least one, got []"),
+    # of the second run: one number
+    ({"lr": "1e-3"}, "lr must be a number from 0 to 100, got '1e-3', which is a text in YAML: a number has no "),
+    ({"lr": "0.1"}, "got '0.1', which is a text in YAML"),
+    ({"lr": "fast"}, "lr must be a number from 0 to 100, got 'fast'"),
+    ({"lr": math.nan}, "lr must be a number from 0 to 100, got nan"),
+    ({"lr": math.inf}, "lr must be a number from 0 to 100, got inf"),
+    ({"lr": True}, "lr must be a number from 0 to 100, got True"),
+    ({"weight_decay": 1e300}, "weight_decay must be a number from 0 to 100, got 1e+300"),
+    ({"temperature": 1e300}, "temperature must be a number from 0 to 100, got 1e+300"),
+    ({"mixup": 1e300}, "mixup must be a number from 0 to 100, got 1e+300"),
+    ({"ema": "0.9"}, "ema must be a number from 0 to 1, got '0.9'"),
+    ({"epochs": 1.0}, "epochs must be a whole number, got 1.0"),
+    ({"epochs": 10000}, "epochs must be at most 9999, got 10000"),
+    ({"epochs": 10**40}, f"epochs must be at most 9999, got {10**40}"),
+    ({"batch_size": 1438}, "batch_size must be at most the images of a process, got 1438"),
+    ({"batch_size": 10**7}, "batch_size must be at most 1048576, got 10000000"),
+    ({"workers": -1}, "workers must be at least 0, got -1"),
+    ({"deterministic": "false"}, "deterministic must be one of False, True, got 'false'"),
+    ({"auto_augment": "rand"}, "auto_augment must be None for digits, which has its own, got 'rand'"),
+    # the network
+    ({"model": "resnet99"}, "model must be one that timm knows, got 'resnet99'; did you mean 'resn"),
+    ({"model": "hf-hub:a/b"}, "model must be one that timm knows, got 'hf-hub:a/b'"),
+    ({"model": ""}, "model must be one that timm knows, got ''"),
+    ({"model_options": {"widht": 8}}, "unknown key 'widht' in the options of resnet9; did you mean 'width'?"),
+    ({"model_options": {"width": "8"}}, "width must be a whole number, got '8'"),
+    ({"model_options": {"width": 0}}, "width must be at least 1, got 0"),
+    ({"model_options": {"width": True}}, "width must be a whole number, got True"),
+    ({"model_options": {"width": [8]}}, "width must be a whole number, got [8]"),
+    ({"model_options": {"num_classes": 3}}, "model_options must not name 'num_classes', which data decides"),
+    ({"model_options": {"in_chans": 3}}, "model_options must not name 'in_chans', which data decides"),
+    ({"model_options": {"checkpoint_path": "x"}}, "model_options must not name 'checkpoint_path', which start decides"),
+    ({"model_options": {"pretrained": True}}, "pretrained must be False: timm has no trained weights of 'resnet9'"),
+    ({"model_options": {1: 2}}, "model_options must have names as keys, got 1"),
+    ({"model_options": {"width": datetime.date(2026, 1, 1)}}, "model_options must be plain data, got {'width': "),
+    ({"model_options": {"width": math.nan}}, "model_options must be plain data, got {'width': nan}"),
+    ({"model": "resnet18", "model_options": {"act_layer": "nope"}}, "'resnet18' cannot be made with model_options"),
+    ({"model": "resnet18", "model_options": {"widht": 8}}, "'resnet18' cannot be made with model_options"),
+    ({"model": "resnet18", "model_options": {"features_only": True}}, "run 'second' of 'tiny' cannot be trained: "),
+    ({"model": "vit_tiny_patch16_224", "model_options": {}}, "run 'second' of 'tiny' cannot be trained: "),
+    # the optimizer
+    ({"optimizer": "nope"}, "optimizer must be one that timm knows, got 'nope'"),
+    ({"optimizer": ""}, "optimizer must be one that timm knows, got ''"),
+    ({"optimizer": "adahessian"}, "optimizer must do with first derivatives, got 'adahessian'"),
+    ({"optimizer": "fusedadam"}, "optimizer 'fusedadam' cannot be made by timm: "),
+    ({"optimizer": "bnbadam"}, "optimizer 'bnbadam' cannot be made by timm: "),
+    # the design
+    ({**EPITOME, "design": {**SMALLER, "dense": 3}}, "dense of a design must be a list of layers, got 3"),
+    ({**EPITOME, "design": {**SMALLER, "dense": "head"}}, "dense of a design must be a list of layers, got 'head'"),
+    ({**EPITOME, "design": {**SMALLER, "dense": [3]}}, "design leaves layer 3 dense, which the network lacks"),
+    ({**EPITOME, "design": {**SMALLER, "wrap": "ful"}}, "wrap (if not 'full') must be a whole number, got 'ful'"),
+    ({**EPITOME, "design": {**SMALLER, "rows": "72"}}, "rows must be a whole number, got '72'"),
+    ({**EPITOME, "design": {**SMALLER, "rows": 0}}, "rows must be at least 1, got 0"),
+    ({**EPITOME, "design": {**SMALLER, "family": 3}}, "family must be one of 'window', 'channel', got 3"),
+    ({**EPITOME, "design": {"rows": 72}}, "design of a training configuration lacks 'cols'"),
+    ({**EPITOME, "design": {"layers": 3}}, "layers of a design must be a mapping, got int"),
+    ({**EPITOME, "design": {"layers": {"heat": {}}}}, "run 'second' of 'tiny' cannot be trained: "),
+    # the other ways to make it smaller
+    ({"shrink": {"method": "widht", "blocks": 9}}, "method must be one of"),
+    ({"shrink": {"method": "width", "blocks": "9"}}, "blocks must be a whole number, got '9'"),
+    ({"shrink": {"method": "width", "blocks": 0}}, "blocks must be at least 1, got 0"),
+    ({"shrink": {"method": "low-rank", "blocks": 10**9}}, "blocks must be at most "),
+    ({"shrink": {"method": "low-rank"}}, "shrink of a training configuration lacks 'blocks'"),
+    # the quantizer
+    ({"quantize": {"crossbar": 3}}, "unknown key 'crossbar' in quantize"),
+    ({"quantize": {"bit": 3}}, "unknown key 'bit' in quantize; did you mean 'bits'?"),
+    ({"quantize": {1: 2}}, "quantize must have names as keys, got 1"),
+    ({"quantize": {"bits": "3"}}, "bits must be a whole number, got '3'"),
+    ({"quantize": {"learned": 1}}, "learned must be one of False, True, got 1"),
+    ({"quantize": {}, "layer_bits": {9: 3}}, "layer_bits must have names as keys, got 9"),
+    ({"quantize": {}, "layer_bits": {"head": "9"}}, "layer_bits of 'head' must be a whole number, got '9'"),
+    ({"quantize": {}, "mixed": {"bits": [3, 5], "factor": "3e1"}}, "got '3e1', which is a text in YAML"),
+    ({"quantize": {}, "mixed": {"bits": [3, 5], "factor": 1000}}, "mixed.factor must be at most "),
+    # the hardware
+    ({"hardware": "nope"}, "unknown preset 'nope'"),
+    ({"hardware_options": {"crossbar.cell_bits": 1000}}, "crossbar.cell_bits must be at most 16, got 1000"),
+    ({"hardware_options": {"crossbar.row": 9}}, "unknown hardware value 'crossbar.row'; did you mean 'crossbar.rows'?"),
+    ({"hardware_options": {"crossbar.rows": "x"}}, "crossbar.rows"),
+    # the start
+    ({"start": "third"}, "start must be an earlier run of the file, got 'third'"),
+    ({"start": "second"}, "start must be an earlier run of the file, got 'second'"),
+    ({"start": "dense", "model_options": {"width": 8}}, "the start 'dense' is another network than this run's: "),
+    ({"distillation": 0.5}, "distillation 0.5 needs a start, the network to learn from"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "sentence"), REFUSED)
+def test_everything_is_checked_before_the_first_run_starts(tmp_path, capsys, monkeypatch, change, sentence):
+    monkeypatch.setattr(training, "train", None)
+    whole = change.keys() <= EXPERIMENTS.keys() | {"seed"} and "run 'second'" not in sentence
+    runs = (
+        {}
+        if whole
+        else {"runs": {"dense": {"seeds": [0]}, "second": {"seeds": [0], **change}, "third": {"start": "second"}}}
+    )
+    path = tmp_path / "wrong.yaml"
+    path.write_text(yaml.safe_dump({**EXPERIMENTS, **(change if whole else runs)}))
+    assert cli.main(["train", str(path), "--output", str(tmp_path), "--device", "cpu"]) == 2
+    err = capsys.readouterr().err
+    assert sentence in err
+    assert len(err) < 1000
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_check_starts_nothing_and_tells_sizes_and_time(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(EXPERIMENTS))
+    request = ["train", str(path), "--output", str(tmp_path / "runs"), "--device", "cpu"]
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train", None)
+        assert cli.main([*request, "--check"]) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["run", "seeds", "epochs", "parameters", "crossbars", "factor", "estimate", "[h:min:s]"]
+    assert list(tmp_path.iterdir()) == [path]
+    assert cli.main(request) == 0
+    for row, seeds in zip(rows, (2, 1), strict=True):
+        name, *numbers, time_needed = row.split()
+        metrics = RunRecord.load(tmp_path / "runs" / "tiny" / f"{name}-s1").metrics
+        found = [seeds, 1, metrics["parameters"], metrics["crossbars"], float(f"{metrics['factor']:.6g}")]
+        assert [float(number) for number in numbers] == found
+        assert re.fullmatch(r"\d:\d\d:\d\d", time_needed)
+
+
+def test_a_start_that_will_not_be_there_is_found_before(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "tiny.yaml"
+    request = ["train", str(path), "--output", str(tmp_path / "runs"), "--device", "cpu"]
+    missing = "weights.pt; the run is not finished, or its weights were not kept\n"
+    monkeypatch.setattr(training, "train", None)
+    path.write_text(yaml.safe_dump(EXPERIMENTS))
+    assert cli.main([*request, "--run", "epitome"]) == 2
+    assert capsys.readouterr().err.endswith(missing)
+    path.write_text(yaml.safe_dump({**EXPERIMENTS, "seeds": [0]}))  # dense with the seed 0, its follower with 1
+    assert cli.main(request) == 2
+    assert capsys.readouterr().err.endswith(missing)
+
+
+def test_a_finished_run_that_the_file_no_longer_describes_is_found_before(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "tiny.yaml"
+    runs = {"first": {}, "second": {"lr": 0.2}}
+    path.write_text(yaml.safe_dump({**EXPERIMENTS, "seeds": [0], "runs": runs}))
+    request = ["train", str(path), "--output", str(tmp_path / "runs"), "--device", "cpu"]
+    assert cli.main([*request, "--run", "second"]) == 0
+    path.write_text(yaml.safe_dump({**EXPERIMENTS, "seeds": [0], "runs": {**runs, "second": {"lr": 0.3}}}))
+    monkeypatch.setattr(training, "train", None)
+    assert cli.main(request) == 2
+    assert "holds a run with lr = 0.2, not 0.3; take another folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "device", ["cpu:x", "cpu:0", "cpu:", "cuda:99", "cuda:-1", "cuda:", "", "cpu:0:0", "mps:x", "tpu"]
+)
+def test_a_device_that_is_not_there_is_one_sentence(device):
+    with pytest.raises(ValueError, match=f"^device must be .*, got {device!r}$"):
+        training._place(device)
+
+
+LONG = [
+    {"mixup": 0.2, "cutmix": 1.0, "smoothing": 0.1},
+    {"optimizer": "adamw", "lr": 0.01, "ema": 0.9},
+    {"model": "mobilenetv3_small_050", "model_options": {"drop_rate": 0.3}},
+    {"quantize": {"bits": 3, "granularity": "channel", "range": "mse", "learned": True}, "design": SMALLER},
+]
+
+
+@pytest.mark.parametrize("changes", LONG)
+def test_a_kill_within_a_long_epoch_loses_minutes_and_changes_nothing(tmp_path, monkeypatch, changes):
+    config = dataclasses.replace(DENSE, **changes)  # 44 steps each epoch
+    record = train(config, tmp_path / "whole", progress=False)
+    monkeypatch.setattr(training, "BETWEEN", 0.0)
+    step, done = training._Trainer._step, itertools.count()
+
+    def interrupted(self, *batch):
+        if next(done) == 50:
+            raise Killed
+        return step(self, *batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Trainer, "_step", interrupted)
+        with pytest.raises(Killed):
+            train(config, tmp_path / "parts", progress=False)
+    found = sorted(file.name.split(".")[0] for file in (tmp_path / "parts").glob("*.pt"))
+    assert found == ["epoch-0001_0000005", "epoch-0001_0000006"]
+    monkeypatch.setattr(training._Trainer, "_step", lambda self, *batch: next(done) and step(self, *batch))
+    first = next(done) + 1
+    other = train(config, tmp_path / "parts", progress=False)
+    assert next(done) - first == 88 - 50
+    for name, tensor in weights(tmp_path / "whole").items():
+        assert torch.equal(tensor, weights(tmp_path / "parts")[name]), name
+    assert other.metrics["train_loss"] == record.metrics["train_loss"]
+    assert other.metrics["accuracy"] == record.metrics["accuracy"]
+
+
+@unclosed
+def test_a_kill_within_an_epoch_of_imagenet_changes_nothing(tmp_path, monkeypatch):
+    """Its augmentation draws from the same generators as the network."""
+    tiny_imagenet(tmp_path, (6, 6), (1, 1))
+    monkeypatch.setenv("EPIM_DATA", str(tmp_path))
+    config = TrainConfig(
+        data="imagenet", model="mobilenetv3_small_050", model_options={"drop_rate": 0.3}, epochs=1, batch_size=2,
+        image_size=32, mixup=0.2, auto_augment="rand-m7-mstd0.5",
+    )  # fmt: skip
+    train(config, tmp_path / "whole", progress=False)
+    monkeypatch.setattr(training, "BETWEEN", 0.0)
+    step, done = training._Trainer._step, itertools.count()
+
+    def interrupted(self, *batch):
+        if next(done) == 3:
+            raise Killed
+        return step(self, *batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Trainer, "_step", interrupted)
+        with pytest.raises(Killed):
+            train(config, tmp_path / "parts", progress=False)
+    record = train(config, tmp_path / "parts", progress=False)
+    for name, tensor in weights(tmp_path / "whole").items():
+        assert torch.equal(tensor, weights(tmp_path / "parts")[name]), name
+    assert record.versions["imagenet"] == training.images_of.listing(tmp_path / "imagenet")
+
+
+KILLED = """
+import json, os, sys, torch
+from epimlib import training
+from epimlib.experiment import TrainConfig
+
+config, folder = TrainConfig.from_dict(json.loads(sys.argv[2])), sys.argv[1]
+step, done = training._Trainer._step, []
+
+def interrupted(self, *batch):
+    if len(done) == 30:
+        raise KeyboardInterrupt
+    done.append(1)
+    return step(self, *batch)
+
+training.train(config, f"{folder}/whole", device="cpu", progress=False)
+training.BETWEEN, training._Trainer._step = 0.0, interrupted
+try:
+    training.train(config, f"{folder}/parts", device="cpu", progress=False)
+except KeyboardInterrupt:
+    torch.distributed.barrier()
+done.clear()
+training.train(config, f"{folder}/parts", device="cpu", progress=False)
+assert len(done) == 44 - 20, len(done)
+"""
+
+
+def test_two_processes_go_on_within_an_epoch(tmp_path):
+    """The first one decides when a checkpoint is due, each has its own random numbers in it."""
+    (tmp_path / "killed.py").write_text(KILLED)
+    config = dataclasses.replace(DENSE, epochs=1, batch_size=16, mixup=0.2)
+    two_processes(str(tmp_path / "killed.py"), str(tmp_path), json.dumps(config.to_dict()))
+    for name, tensor in weights(tmp_path / "whole").items():
+        assert torch.equal(tensor, weights(tmp_path / "parts")[name]), name
+    assert RunRecord.load(tmp_path / "whole").machine["processes"] == 2
+
+
+def put(folder: Path, content) -> Path:
+    """Put another content in place of a folder's latest checkpoint, under its right checksum."""
+    path = sorted(folder.glob("epoch-*.pt"))[-1]
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    data = content if isinstance(content, bytes) else buffer.getvalue()
+    path.unlink()
+    other = path.with_name(f"{path.name[:10]}.{hashlib.sha256(data).hexdigest()[:16]}.pt")
+    other.write_bytes(data)
+    return other
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory) -> tuple[Path, dict]:
+    """Return a folder with one checkpoint of three epochs, with EMA, and what is in it."""
+    folder = tmp_path_factory.mktemp("begun")
+    with pytest.MonkeyPatch.context() as patch:
+        kill_before(1, patch, BEGUN, folder)
+    (path,) = folder.glob("epoch-*.pt")
+    return folder, torch.load(path, weights_only=True)
+
+
+BEGUN = dataclasses.replace(DENSE, epochs=3, batch_size=256, ema=0.9)
+ROW = {"train_loss": 1.0, "accuracy": 1.0, "loss": 1.0, "seconds": 1.0, "processor_seconds": 1.0}
+HALF = {"step": 2, "total": 1.0, "seconds": 1.0, "processor_seconds": 1.0}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        b"text", b"", [1, 2], 3, None, {}, Path("x"), torch.zeros(3), {"history": {}},
+        *({"model": value} for value in ({}, 3, None, {"head.weight": torch.zeros(1)}, {"head.weight": 3})),
+        *({"optimizer": value} for value in ({}, 3, None, {"state": {}, "param_groups": []})),
+        {"optimizer": {"state": {}, "param_groups": [{"params": []}, {"params": []}]}},
+        {"ema": None},
+        *({"history": value} for value in (3, None, [{}], [3], [{**ROW, "loss": "1"}], [{**ROW, "loss": None}], "abc")),
+        *({"within": value} for value in (3, None, {}, {**HALF, "step": -1}, {**HALF, "step": 5})),
+        {"within": {**HALF, "step": 2.0}},
+        {"within": {**HALF, "total": None}}, {"within": {**HALF, "total": torch.ones(3)}},
+        *({"within": HALF, "random": value} for value in (None, [], [None], [[1, 2, 3]], 3)),
+        {"extra": 1},
+    ],
+)  # fmt: skip
+def test_a_checkpoint_with_foreign_content_is_one_sentence(begun, tmp_path, change):
+    shutil.copytree(begun[0], tmp_path / "run")
+    path = put(tmp_path / "run", {**begun[1], **change} if isinstance(change, dict) and change else change)
+    with pytest.raises(ValueError, match=f"^{re.escape(str(path))} is no checkpoint of this run; remove it: [^\n]*$"):
+        train(BEGUN, tmp_path / "run", progress=False)
+    assert path.exists()
+
+
+@pytest.mark.parametrize("kind", [torch.complex64, torch.bool, torch.float64, torch.float16, torch.int32])
+def test_weights_of_another_type_are_refused(begun, dense, tmp_path, kind):
+    shutil.copytree(begun[0], tmp_path / "run")
+    state = begun[1]["model"]
+    put(tmp_path / "run", {**begun[1], "model": {**state, "head.weight": state["head.weight"].to(kind)}})
+    with pytest.raises(ValueError, match=f"head.weight must be torch.float32, got {kind}$"):
+        train(BEGUN, tmp_path / "run", progress=False)
+    shutil.copytree(dense, tmp_path / "dense")
+    state = weights(dense)
+    torch.save({**state, "head.weight": state["head.weight"].to(kind)}, tmp_path / "dense" / "weights.pt")
+    with pytest.raises(ValueError, match=f"head.weight must be torch.float32, got {kind}$"):
+        load_trained(tmp_path / "dense")
+    with pytest.raises(
+        ValueError, match=f"the start 'dense' is another .*head.weight must be torch.float32, got {kind}$"
+    ):
+        train(dataclasses.replace(DENSE, start="dense"), tmp_path / "next", tmp_path / "dense", progress=False)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_no_numbers_are_refused(dense, tmp_path, value):
+    shutil.copytree(dense, tmp_path / "dense")
+    torch.save({**weights(dense), "head.bias": torch.full((10,), value)}, tmp_path / "dense" / "weights.pt")
+    with pytest.raises(ValueError, match=r"weights.pt must hold finite numbers, got others in 'head.bias'$"):
+        load_trained(tmp_path / "dense")
+
+
+def test_momenta_of_another_shape_end_the_training_in_one_sentence(begun, tmp_path):
+    shutil.copytree(begun[0], tmp_path / "run")
+    state = {**begun[1]["optimizer"], "state": {0: {"momentum_buffer": torch.zeros(3, 5)}}}
+    put(tmp_path / "run", {**begun[1], "optimizer": state})
+    with pytest.raises(RunError, match=f"^the training in {re.escape(str(tmp_path / 'run'))} failed: [^\n]*$"):
+        train(BEGUN, tmp_path / "run", progress=False)
+
+
+def test_another_number_of_threads_is_refused(begun, tmp_path):
+    """They add up in another order, and the weights would be others."""
+    shutil.copytree(begun[0], tmp_path / "run")
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(
+            ValueError, match=r"run was begun with {'threads': 1, 'processes': 1}, not {'threads': 2, 'pro"
+        ):
+            train(BEGUN, tmp_path / "run", progress=False)
+    finally:
+        torch.set_num_threads(1)
+    record = train(BEGUN, tmp_path / "run", progress=False)
+    assert record.machine["threads"] == record.machine["processes"] == 1
+    assert record.versions["digits"] == training.images_of.DATASETS["digits"].digest
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "{folder}: No space left on device (the same call goes on"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/x/y"),
+            "/x/y: No space left on device (the same call goes on",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied", "/x/y"), "/x/y: Permission denied (the same call goes on"),
+        (
+            RuntimeError("CUDA out of memory.\n Tried to allocate"),
+            "the training in {folder} failed: CUDA out of memory. Tried",
+        ),
+    ],
+)
+@pytest.mark.parametrize("name", ["save", "finish"])
+def test_a_full_disk_is_a_failure_of_the_work_and_names_a_path(tmp_path, capsys, monkeypatch, name, error, sentence):
+    path, folder = tmp_path / "tiny.yaml", tmp_path / "tiny" / "dense-s0"
+    path.write_text(yaml.safe_dump({**EXPERIMENTS, "seeds": [0], "runs": {"dense": {}}}))
+    request = ["train", str(path), "--output", str(tmp_path), "--device", "cpu"]
+
+    def full(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Trainer, name, full)
+        assert cli.main(request) == 1
+    assert sentence.format(folder=folder) in capsys.readouterr().err.splitlines()[-1]
+    assert not (folder / "record.json").exists()
+    assert cli.main(request) == 0
+
+
+def test_records_that_cannot_be_kept_are_found_before(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(training, "train", None)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(EXPERIMENTS))
+    request = ["train", str(path), "--output", str(tmp_path / "runs"), "--records", str(path)]
+    assert cli.main(request) == 2
+    assert str(path) in capsys.readouterr().err
 
 
 def test_a_file_of_experiments_may_name_the_file_of_a_design(tmp_path, capsys):
@@ -636,6 +1114,23 @@ def test_epim_data(capsys):
     assert capsys.readouterr().out == "digits: 1,437 + 360 images in scikit-learn\n"
     assert cli.main(["data", "digit"]) == 2
     assert "data set must be one of 'digits'" in capsys.readouterr().err
+
+
+def test_fetching_that_fetched_nothing_has_failed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("EPIM_DATA", str(tmp_path))
+    assert cli.main(["data", "imagenet"]) == 0
+    assert cli.main(["data", "digits", "--fetch"]) == 0
+    capsys.readouterr()
+    assert cli.main(["data", "imagenet", "--fetch"]) == 1
+    sentence = "epim: imagenet cannot be downloaded without an account; EPIM_DATA names the folder that has it\n"
+    assert capsys.readouterr().err == sentence
+
+    def refuse(*arguments, **options):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    assert cli.main(["data", "cifar10", "--fetch"]) == 1
+    assert re.search(r"cifar10 could not be downloaded into [^\n]*no network[^\n]*\n$", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "data" / "experiments").glob("*.yaml")), ids=lambda path: path.stem)

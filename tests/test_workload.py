@@ -38,13 +38,13 @@ JOINS = {
 }
 
 
-def timm_model(name):
+def timm_model(name, **options):
     from epimlib._torchvision import ensure_torchvision
 
     ensure_torchvision()
     import timm
 
-    return timm.create_model(name, pretrained=False)
+    return timm.create_model(name, pretrained=False, **options)
 
 
 @cache
@@ -404,6 +404,17 @@ def test_wrong_arguments_of_trace():
         trace(nn.Conv2d(3, 4, 3), (3, 0, 8))
 
 
+def test_the_size_of_images_is_what_the_model_declares_or_asked_for():
+    assert trace(timm_model("resnet10t")).input_size == (3, 176, 176)
+    assert str(trace(timm_model("resnet10t"), name="small")).startswith("small for images of 3 x 176 x 176: ")
+    with pytest.raises(ValueError, match=r"input_size must be given, .*: model 'conv2d' does not say it"):
+        trace(nn.Conv2d(3, 4, 3))
+    for_small_images = timm_model("resnet18", num_classes=10)
+    with pytest.raises(ValueError, match="input_size must be given, .*: model 'resnet18' is for other classes"):
+        trace(for_small_images)
+    assert trace(for_small_images, (3, 32, 32)).input_size == (3, 32, 32)
+
+
 # Plain data --------------------------------------------------------------------------------------------------
 
 SMALL = Workload(
@@ -451,11 +462,11 @@ def test_another_number_of_classes_changes_the_head_only():
 
 def test_the_text_of_a_workload_lists_its_layers():
     lines = str(SMALL).splitlines()
-    assert lines[0] == "small: 3 layers, 13,904 MACs"
+    assert lines[0] == "small for images of 3 x 8 x 8: 3 layers, 13,904 MACs"
     assert [line.split("  ")[0] for line in lines[1:]] == ["conv", "add1", "fc"]
     assert "8 x 3 x 3 x 3" in lines[1]
     assert lines[2].endswith("8 x 8      conv, input")
-    assert str(Workload("empty", (3, 8, 8), ())) == "empty: 0 layers, 0 MACs"
+    assert str(Workload("empty", (3, 8, 8), ())) == "empty for images of 3 x 8 x 8: 0 layers, 0 MACs"
 
 
 def test_loading_and_mapping_import_neither_torch_nor_what_is_slow():

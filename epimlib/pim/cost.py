@@ -77,13 +77,13 @@ from epimlib._checks import keys, positive
 from epimlib.design import Design
 from epimlib.pim import mnsim
 from epimlib.pim.events import layer_events
-from epimlib.pim.hardware import Hardware
+from epimlib.pim.hardware import Hardware, check_hardware
 from epimlib.pim.layout import rows_in_use
 from epimlib.pim.mapping import bit_slices, layer_bits, map_layer
 from epimlib.pim.pipeline import pipeline
 from epimlib.pim.report import CostReport, LayerCost
 from epimlib.plan import EpitomeSpec
-from epimlib.workload import Layer, Workload
+from epimlib.workload import Layer, Workload, check_workload
 
 
 def evaluate(
@@ -107,14 +107,15 @@ def evaluate(
         baseline_bits: of a weight of the dense network that the report's ``factor`` compares with.
 
     Raises:
+        TypeError: if the workload or the hardware is something else: a model, a name.
         ValueError: if the design or the bits do not fit the workload, a crossbar is too small, or the rules of MNSIM
             are asked for what the simulator does not know: an epitome, or a kind of layer.
     """
-    if not workload.weighted:
+    if not check_workload(workload).weighted:
         raise ValueError(f"workload must have a layer with a weight, and {workload.name!r} has none")
     design = Design(design).check(workload)
     weights = layer_bits(workload, bits)
-    slices = bit_slices(positive("baseline_bits", baseline_bits), hardware.crossbar)
+    slices = bit_slices(positive("baseline_bits", baseline_bits), check_hardware(hardware).crossbar)
     positive("activation_bits", activation_bits)
     if hardware.rules == "mnsim":
         if design:
@@ -441,10 +442,10 @@ def tabulate(
     Raises:
         ValueError: if a layer has no candidate, or one does not fit it.
     """
-    if hardware.rules != "events":
+    if check_hardware(hardware).rules != "events":
         raise ValueError(f"rules must be 'events' to tabulate costs, which add up over layers, got {hardware.rules!r}")
     model = _Model(hardware, positive("activation_bits", activation_bits))
-    names = [layer.name for layer in workload.weighted]
+    names = [layer.name for layer in check_workload(workload).weighted]
     keys("candidates", candidates, names)
     values, rest, options = [], np.zeros(4), []
     for layer in workload.layers:

@@ -18,7 +18,7 @@ from epimlib.layers import EpitomeConv2d, EpitomeLinear
 from epimlib.pim import analog
 from epimlib.pim.analog import NonIdealities
 from epimlib.pim.events import Events
-from epimlib.pim.hardware import Hardware
+from epimlib.pim.hardware import Hardware, check_hardware
 from epimlib.pim.program import Program, Run, compile, run, trace
 
 __all__ = [
@@ -54,7 +54,8 @@ class QuantizedLayer:
     """Whether inputs are signed."""
 
     def quantize_input(self, x: Tensor) -> Tensor:
-        """Return the nearest integers, clipped to the input's bits."""
+        """Return the nearest integers, clipped to the input's bits; of a half-precision input in float32."""
+        x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         return (x / self.input_scale).round().clamp(*analog.input_limits(self.input_bits, self.signed))
 
 
@@ -71,8 +72,13 @@ def weighted_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Return the modules whose weights lie on crossbars, by name.
 
     Raises:
-        ValueError: if one computes something else than a convolution padded with zeros, or a linear map.
+        ValueError: if there is none; if one computes something else than a convolution padded with zeros, or a linear
+            map; if the model is compiled.
     """
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) or hasattr(module, "_orig_mod") or module._compiled_call_impl:
+            what = f"its part {name!r}" if name else f"a {type(module).__name__}"
+            raise ValueError(f"model must not be compiled, so that its layers can be replaced; {what} is")
     layers = {
         name: module
         for name, module in model.named_modules()
@@ -80,10 +86,13 @@ def weighted_layers(model: nn.Module) -> dict[str, nn.Module]:
     }
     known = [kind.forward for kind in (nn.Conv2d, nn.Linear, EpitomeConv2d, EpitomeLinear)]
     for name, module in layers.items():
-        if type(module).forward not in known or getattr(module, "padding_mode", "zeros") != "zeros":
+        replaced = "forward" in vars(module)
+        if replaced or type(module).forward not in known or getattr(module, "padding_mode", "zeros") != "zeros":
             raise ValueError(
                 f"layer {name!r} cannot be simulated: it must be plain and padded with zeros, got {module}"
             )
+    if not layers:
+        raise ValueError("model must have a convolution or a linear layer, which could lie on crossbars")
     return layers
 
 
@@ -99,9 +108,16 @@ def quantize_max(
         activation_bits: of an input, sign included if some of its values are negative.
 
     Raises:
-        ValueError: if a layer has no bits, is not called when the model runs, or gets no finite input.
+        ValueError: if a layer has no bits, is not called when the model runs, or gets no finite input; if one is
+            quantized already.
     """
     layers = weighted_layers(model)
+    for name, module in layers.items():
+        if hasattr(module, "input_quantizer"):
+            raise ValueError(
+                f"layer {name!r} is quantized already and would be quantized anew; "
+                "give its own integers, quantized=integer_weights(model)"
+            )
     ranges: dict[str, tuple[float, float]] = {}
 
     def observe(name: str, x: Tensor) -> None:
@@ -128,7 +144,9 @@ def quantize_max(
         layer_bits = bits[name] if isinstance(bits, Mapping) else bits
         least, most = ranges[name]
         signed = least < 0
-        weight = (module.epitome if hasattr(module, "epitome") else module.weight).detach()
+        weight = (
+            (module.epitome if hasattr(module, "epitome") else module.weight).detach().cpu()
+        )  # some have no float64
         # A layer that is all zeros has no range; any step will do.
         scale = weight.abs().max().item() / ((1 << (positive("bits", layer_bits, 2) - 1)) - 1) or 1.0
         positive("activation_bits", activation_bits, 1 + signed)
@@ -158,8 +176,16 @@ def simulate(
 
     Everything else (normalisation, activation functions, pooling, sums, biases) is digital and runs in torch.
 
+    With the integers of a quantized model, and ADCs that cannot clip, every layer computes what the model's own layer
+    computes, but adds in another order. In float32 this moves, now and then, a value across the boundary between two
+    levels of the next layer's input, which shows in the logits. To compare the two exactly, compare in float64::
+
+        model = model.double()                          # before its integers are taken
+        simulate(model, hardware, images.double(), quantized=integer_weights(model)).logits
+        model(images.double())                          # the same, to the rounding of float64
+
     Args:
-        model: with epitome or dense layers; it is not changed.
+        model: with epitome or dense layers; it is not changed. One that is quantized already needs ``quantized``.
         hardware: crossbar, DACs, ADCs and ``reuse`` are read.
         images: ``(N, ...)``, what the model takes.
         bits, activation_bits: for `quantize_max`, where ``quantized`` is None.
@@ -173,10 +199,17 @@ def simulate(
         progress: whether to show a progress bar.
 
     Raises:
-        ValueError: if the model has a layer that cannot be simulated, ``quantized`` names other layers than
-            the model has, or as `compile` and `run`.
+        TypeError: if the hardware or the images are something else.
+        ValueError: if the model has a layer that cannot be simulated, is quantized and ``quantized`` is None, or does
+            not call one of its layers; if ``quantized`` names other layers than the model has, or as `compile` and
+            `run`.
     """
     layers = weighted_layers(model)
+    check_hardware(hardware)
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images must be a tensor of inputs, without targets, got {type(images).__name__}")
+    if not len(images):
+        raise ValueError(f"images must hold at least one image, got shape {tuple(images.shape)}")
     batches = images.split(positive("batch", batch))
     calibration = batches[0] if calibration is None else calibration
     if quantized is None:
@@ -211,6 +244,9 @@ def simulate(
 
             batches = tqdm(batches, desc="simulating", unit="batch")
         logits = torch.cat([model(part) for part in batches])
+    idle = [name for name in layers if name not in events]
+    if idle:
+        raise ValueError(f"layer {idle[0]!r} is not called when the model runs, so it was not on crossbars")
     return Simulation(logits, events)
 
 

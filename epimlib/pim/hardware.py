@@ -73,6 +73,8 @@ class Crossbar:
     def __post_init__(self) -> None:
         for field in ("rows", "cols", "cell_bits"):
             positive(f"crossbar.{field}", getattr(self, field))
+        if self.cell_bits > 16:
+            raise ValueError(f"crossbar.cell_bits must be at most 16, got {self.cell_bits}")
         one_of("crossbar.polarity", self.polarity, [1, 2])
         one_of("crossbar.packing", self.packing, ["channel", "dense"])
 
@@ -398,6 +400,14 @@ class Hardware:
 
     def _repr_html_(self) -> str:
         return self.constants().to_html()
+
+
+def check_hardware(hardware: Any) -> Hardware:
+    """Return the hardware, or raise ``TypeError`` if it is something else, such as the name of a preset."""
+    if not isinstance(hardware, Hardware):
+        given = f"{hardware!r}; did you mean Hardware.preset({hardware!r})?" if isinstance(hardware, str) else None
+        raise TypeError(f"hardware must be a Hardware, got {given or type(hardware).__name__}")
+    return hardware
 
 
 _SECTIONS = {f.name: f.type for f in dataclasses.fields(Hardware) if dataclasses.is_dataclass(f.type)}

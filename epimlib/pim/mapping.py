@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from epimlib._checks import nearest, positive
 from epimlib.design import Design
-from epimlib.pim.hardware import Crossbar, Hardware
+from epimlib.pim.hardware import Crossbar, Hardware, check_hardware
 from epimlib.plan import EpitomeSpec
 from epimlib.workload import Layer, Workload
 
@@ -116,10 +116,12 @@ def map_crossbars(
         bits: of a weight, sign included; one number, or one for each layer by name.
 
     Raises:
+        TypeError: if the workload or the hardware is something else: a model, a name.
         ValueError: if the design does not fit the workload, a layer has no bits, the bits leave nothing besides the
             sign, or a crossbar is smaller than one channel's window.
     """
     design = Design(design).check(workload)
+    check_hardware(hardware)
     layers = []
     for layer, width in zip(workload.weighted, layer_bits(workload, bits).values(), strict=True):
         slices = bit_slices(width, hardware.crossbar)

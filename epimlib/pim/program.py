@@ -6,15 +6,17 @@ the index tables, what is read in which round. `run` executes this on a feature 
     program = compile(plan, epitome, hardware, bits=8, activation_bits=8, padding=1)
     output, events = run(program, feature_map)
 
-With an ADC wide enough the output equals an integer convolution by the sampled weight, bit by bit. `trace`
-shows one output position round by round. What the hardware is assumed to do is said in `epimlib.pim.events`,
-and how its analog part errs in `epimlib.pim.analog`.
+With an ADC wide enough the output equals an integer convolution by the sampled weight, bit by bit, on every backend:
+all sums are products of matrices of whole numbers that their type holds. `trace` shows one output position round by
+round. What the hardware is assumed to do is said in `epimlib.pim.events`, and how its analog part errs in
+`epimlib.pim.analog`.
 """
 
 import dataclasses
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -28,7 +30,7 @@ from epimlib._checks import integers, one_of, positive
 from epimlib.pim import analog
 from epimlib.pim.analog import NonIdealities
 from epimlib.pim.events import Events, layer_events
-from epimlib.pim.hardware import Hardware
+from epimlib.pim.hardware import Hardware, check_hardware
 from epimlib.pim.layout import Layout, Read, Round
 from epimlib.pim.mapping import bit_slices
 from epimlib.pim.tables import Tables
@@ -39,8 +41,20 @@ from epimlib.workload import Layer
 _CHUNK = 1 << 20
 # Elements of input windows laid out at once.
 _WINDOWS = 1 << 25
-# Whole numbers up to here are exact in float32.
-_EXACT = 1 << 24
+# Whole numbers up to here are exact in float32 and in float64.
+_EXACT, _EXACT_DOUBLE = 1 << 24, 1 << 53
+
+
+@contextmanager
+def _whole_float32() -> Iterator[None]:
+    """Let products of float32 matrices be float32's: autocast and oneDNN may take bfloat16 or TF32 instead."""
+    before = torch.backends.mkldnn.enabled
+    torch.backends.mkldnn.enabled = False
+    try:
+        with torch.autocast("cpu", enabled=False):
+            yield
+    finally:
+        torch.backends.mkldnn.enabled = before
 
 
 class Run(NamedTuple):
@@ -104,9 +118,22 @@ class Program:
 
     @cached_property
     def exact(self) -> bool:
-        """Whether every output provably equals the integer convolution: ideal devices, and no ADC can clip."""
+        """Whether every output provably equals the integer convolution, times the scale.
+
+        The devices are ideal, no ADC can clip, and float64 holds every sum. Scales that are not the same for all
+        columns and row blocks are multiplied and added in float64, in an order that `run` leaves open.
+        """
         first, last = analog.code_limits(self.hardware)
-        return not self.rounding and first <= self.reach[0] and self.reach[1] <= last
+        fits = first <= self.reach[0] and self.reach[1] <= last
+        return not self.rounding and fits and self.largest_sum < _EXACT_DOUBLE
+
+    @cached_property
+    def largest_sum(self) -> int:
+        """What no sum of products can exceed, in weight steps, whatever the input."""
+        largest = max(map(abs, analog.input_limits(self.activation_bits, self.signed)))
+        if self.hardware.crossbar.polarity == 1:  # the sums of stored weights, before the offset is subtracted
+            return math.prod(self.weight.shape[1:]) * largest << self.bits
+        return int(self.weight.double().abs().sum((1, 2, 3)).max()) * largest
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -134,20 +161,10 @@ class Program:
         return [step * (1 << width * number) for number, step in enumerate(self.adc_step.tolist())]
 
     @cached_property
-    def kernels(self) -> tuple[Tensor, ...]:
-        """The weight for the fast path, cut along the input channels into parts whose sums float32 holds exactly.
-
-        One part in float64 where that is impossible or where the scales are not the same for all elements.
-        """
-        if self.scale.ndim:
-            return (self.weight * self.weight_scale,)
-        largest = max(map(abs, analog.input_limits(self.activation_bits, self.signed)))
-        bound = self.weight.abs().sum((2, 3)) * largest
-        channels = bound.shape[1] if self.layer.groups == 1 else 1
-        for parts in range(1, channels + 1):
-            if max(part.sum(1).max() for part in bound.tensor_split(parts, 1)) < _EXACT:
-                return self.weight.float().tensor_split(parts, 1)
-        return (self.weight.double(),)
+    def kernel(self) -> Tensor:
+        """The weight for the fast path, float64 ``(groups, C_out / groups, C_in / groups * k_h * k_w)``."""
+        weight = self.weight * self.weight_scale if self.scale.ndim else self.weight.double()
+        return weight.reshape(self.layer.groups, -1, math.prod(weight.shape[1:]))
 
     def __repr__(self) -> str:
         polarity, slices, rows, _ = self.conductance.shape
@@ -199,7 +216,7 @@ def compile(
         name: of the layer, for messages.
 
     Raises:
-        TypeError: if the weight is no tensor.
+        TypeError: if the weight is no tensor, or the hardware something else, such as a preset's name.
         ValueError: if the weight has another shape than the plan's epitome, is not whole or is beyond
             ``bits``; if a crossbar is smaller than one channel's window (channel packing), or the ADC has no
             code above zero; if another argument is out of range.
@@ -218,7 +235,7 @@ def compile(
         raise ValueError(f"activation_bits must be at most 16, got {activation_bits}")
     if one_of("adc_range", adc_range, analog.RANGES) == "calibrated" and calibration is None:
         raise ValueError("calibration must be a feature map when adc_range is 'calibrated', got None")
-    crossbar = hardware.crossbar
+    crossbar = check_hardware(hardware).crossbar
     slices = bit_slices(bits, crossbar)
     step = analog.adc_step(adc_range, hardware)
     weight = _whole("weight", weight, *analog.weight_limits(bits, crossbar), f"{bits} bits").long().cpu()
@@ -395,7 +412,9 @@ def _shape(tensor: Tensor) -> tuple[int, ...]:
 
 def _scale(scale: float | Tensor, layout: Layout) -> Tensor:
     """Return a number, or a scale for every ``(row block, column)`` of the matrix."""
-    scale, shape = torch.as_tensor(scale, dtype=torch.float64).cpu(), (layout.row_blocks, layout.groups * layout.cols)
+    # First to the CPU: Apple's GPUs have no float64.
+    scale = scale.cpu().double() if isinstance(scale, Tensor) else torch.tensor(scale, dtype=torch.float64)
+    shape = (layout.row_blocks, layout.groups * layout.cols)
     if not bool(scale.isfinite().all()):
         raise ValueError("scale must be finite, got NaN or infinity")
     try:
@@ -506,7 +525,7 @@ def _pack(program: Program, matrix: Tensor) -> _Cells:
     slices = matrix.shape[1]
     largest = int(matrix.abs().sum(0).max()) * ((1 << program.hardware.dac.bits) - 1)
     base = 1 << (2 * largest + 1).bit_length()
-    limit = _EXACT if program.dtype == torch.float32 else 1 << 53
+    limit = _EXACT if program.dtype == torch.float32 else _EXACT_DOUBLE
     digits = 1
     if not program.errors.variation and not program.errors.wire:  # else currents are not whole
         while digits < slices and largest * (base ** (digits + 1) - 1) // (base - 1) < limit:
@@ -572,6 +591,7 @@ def _convert(
     return currents.clamp_(*analog.code_limits(program.hardware))
 
 
+@_whole_float32()
 def _sums(
     program: Program,
     round: Round,
@@ -666,11 +686,19 @@ def _execute(program: Program, images: Tensor, noise: torch.Generator) -> tuple[
 
 
 def _convolve(program: Program, images: Tensor) -> Tensor:
-    """Return the integer convolution by the weight that the rounds amount to, float64."""
-    options = {name: getattr(program.layer, name) for name in ("stride", "padding", "dilation", "groups")}
-    kernels = program.kernels
-    pairs = zip(images.tensor_split(len(kernels), 1), kernels, strict=True)
-    return sum(F.conv2d(x.to(w.dtype), w, **options).double() for x, w in pairs)
+    """Return the integer convolution by the weight that the rounds amount to, float64: a product of matrices.
+
+    Not torch's convolution: which algorithm that takes, and how far it rounds, is the backend's choice.
+    """
+    layer, kernel = program.layer, program.kernel
+    geometry = (layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+    images = images.double().transpose(0, 2) if layer.kind == "linear" else images.double()  # all vectors at once
+    height, width = _out_size(layer, images)
+    output = torch.empty(len(images), *kernel.shape[:2], height * width, dtype=torch.float64)
+    for image, result in zip(images, output, strict=True):
+        torch.bmm(kernel, F.unfold(image, *geometry).view(len(kernel), -1, height * width), out=result)
+    output = output.view(len(images), -1, height, width)
+    return output.transpose(0, 2) if layer.kind == "linear" else output
 
 
 def _calibrate(program: Program, feature_map: Tensor, positions: int = 512) -> Program:

@@ -1,0 +1,5 @@
+"""Every process that has this folder on PYTHONPATH computes without oneDNN; no environment variable does that."""
+
+import torch
+
+torch.backends.mkldnn.enabled = False
