@@ -247,7 +247,7 @@ def test_fetching_what_cannot_be_fetched_fails(project, capsys, monkeypatch, tmp
     monkeypatch.setenv("EPIM_DATA", str(tmp_path))
     code, out, err = epim(capsys, "data", "imagenet", "--fetch")
     assert (code, out) == (1, f"imagenet: not in {tmp_path}\n")
-    assert err.startswith("epim: imagenet needs an account of its own")
+    assert err.startswith("epim: imagenet cannot be downloaded without an account")
     assert epim(capsys, "data", "imagenet")[0] == 0
 
 
