@@ -17,7 +17,7 @@ from typing import Any
 
 LINE = 400
 """Most characters of an error line."""
-SIZES = {"JSON": 64 << 20, "YAML": 256 << 10}
+SIZES = {"JSON": 64 << 20, "YAML": 64 << 10}
 """Largest files that are read [bytes], each in seconds."""
 DEPTH = 100
 """Most lists and mappings inside each other in a file."""

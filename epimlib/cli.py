@@ -26,7 +26,8 @@ MOST_THREADS = 1024
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # a name of a file may be no text
+        if hasattr(stream, "reconfigure"):  # not those of a notebook
+            stream.reconfigure(errors="backslashreplace")  # a name of a file may be no text
     try:
         with _ended_by_signals():
             request = _parser().parse_args(arguments)

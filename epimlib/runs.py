@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from epimlib import _checks
 from epimlib._checks import keys, line, make_folder, nearest, read_json, write_json, write_text
 from epimlib.parameters import Parameter, check, parse_parameters, require, resolve
 
@@ -273,7 +274,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _text(value: Any) -> str:
-    return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+    return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else line(value)
 
 
 def results(study: str, folder: str | Path | None = None) -> "pd.DataFrame":
@@ -289,17 +290,17 @@ def results(study: str, folder: str | Path | None = None) -> "pd.DataFrame":
         sorted by run and seed. Without rows if there is no record yet.
 
     Raises:
-        ValueError: if a file is no record, or its name is another one.
+        ValueError: if ``study`` is no name, a file is no record, or its name is another one.
     """
     import pandas as pd
 
     folder = Path(folder) if folder is not None else Path(__file__).parents[1] / "data" / "results"
     rows = []
-    for path in sorted((folder / study).glob("*.json")):
-        name = re.fullmatch(r"(.+)-s(\d+)", path.stem)
-        if name is None:
+    for path in sorted((folder / _checks.name("study", study)).glob("*.json")):
+        parts = re.fullmatch(r"(.+)-s(\d{1,10})", path.stem)
+        if parts is None:
             raise ValueError(f"the file of a record must be named <run>-s<seed>.json, got {path.name!r}")
-        rows.append({"run": name[1], "seed": int(name[2]), **RunRecord.load(path).metrics})
+        rows.append({"run": parts[1], "seed": int(parts[2]), **RunRecord.load(path).metrics})
     if not rows:
         return pd.DataFrame(columns=["run", "seed"])
     table = pd.DataFrame(rows)

@@ -112,7 +112,7 @@ def test_a_missing_file_is_named(tmp_path):
 ALIASES = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
     f"{key}: &{key} [{', '.join([f'*{before}'] * 10)}]\n" for before, key in itertools.pairwise("abcdefghij")
 )
-CHAIN = "a0: &a0 [1]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}]\n" for i in range(5000))
+CHAIN = "a0: &a0 [1]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}]\n" for i in range(3000))
 
 
 @pytest.mark.parametrize(
@@ -128,10 +128,10 @@ CHAIN = "a0: &a0 [1]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}]\n" for i in rang
         ("json", '{"a": 1, "b": 2, "a": 3}', "the key 'a' is there twice"),
         ("json", "{" + "x" * 10_000, "Expecting property name"),
         ("json", " " * (64 << 20) + "1", "it has more than 65536 KiB"),
-        ("yaml", "[" * 100_000, "it is nested more than 100 deep"),
-        ("yaml", "{a: " * 50_000, "it is nested more than 100 deep"),
-        ("yaml", "- " * 100_000, "it is nested more than 100 deep"),
-        ("yaml", "? " * 100_000, "it is nested more than 100 deep"),
+        ("yaml", "[" * 60_000, "it is nested more than 100 deep"),
+        ("yaml", "{a: " * 15_000, "it is nested more than 100 deep"),
+        ("yaml", "- " * 30_000, "it is nested more than 100 deep"),
+        ("yaml", "? " * 30_000, "it is nested more than 100 deep"),
         ("yaml", ALIASES, "its aliases stand for more than 100000 values"),
         ("yaml", CHAIN, "it is nested more than 100 deep"),
         ("yaml", "&a [*a]", "an alias stands inside of what it stands for"),
@@ -146,8 +146,8 @@ CHAIN = "a0: &a0 [1]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}]\n" for i in rang
         ("yaml", "a: b: c", "mapping values are not allowed"),
         ("yaml", "a: \0", "unacceptable character"),
         ("yaml", "---\na\n---\nb", "expected a single document"),
-        ("yaml", "#" * (256 << 10) + "#", "it has more than 256 KiB"),
-        ("yaml", "a\n" * 100_000 + ": b", "is not a readable thing: "),
+        ("yaml", "#" * (64 << 10) + "#", "it has more than 64 KiB"),
+        ("yaml", "a\n" * 30_000 + ": b", "is not a readable thing: "),
     ],
 )
 def test_what_cannot_be_read_within_bounds_is_one_sentence(tmp_path, kind, content, message):

@@ -182,7 +182,7 @@ def test_whatever_is_asked_the_answer_is_one_short_line_at_once(project, capsys,
     (project / "digits.ipynb").write_text(text.replace('"metadata": {}', '"metadata": {"a": ' + "9" * 5000 + "}"))
     write(project / "cell.ipynb", cell=CELL + f"\ndepth: int = {'-' * 5000}1  # a [b], 1..2\n")
     (project / "nan.json").write_text(json.dumps(RECORD.to_dict() | {"seconds": float("nan")}))
-    (project / "deep.yaml").write_text("[" * 100_000)
+    (project / "deep.yaml").write_text("[" * 60_000)
     (project / "twice.yaml").write_text("study: a\nstudy: b\n")
     (project / "tag.yaml").write_text("!!python/object/apply:os.mkdir [evil]\n")
     (project / "empty.yaml").touch()
@@ -261,9 +261,9 @@ def test_threads_that_no_machine_has_are_refused(project, capsys, threads):
     assert "threads" in err
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has another error for a closed pipe")
 def test_a_reader_that_has_read_enough_is_no_error(project):
-    code = "import sys; from epimlib import cli; sys.stdout.close = None; sys.exit(cli.main(['list']))"
-    listing = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    listing = subprocess.Popen([*EPIM, "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     listing.stdout.close()
     assert listing.wait(60) == 1
     assert listing.stderr.read() == b""

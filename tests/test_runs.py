@@ -487,6 +487,11 @@ class TestResults:
         small = rows.loc["small"].tolist()
         assert small == pytest.approx([2, 88, 2, math.nan, 25, 25], nan_ok=True)  # seed 2 has no dense run
 
+    @pytest.mark.parametrize("study", ["..", "../study", "/abs", "", "a/b", "a\0b"])
+    def test_a_study_is_a_name(self, folder, study):
+        with pytest.raises(ValueError, match="study must be a name"):
+            runs.results(study, folder)
+
     def test_no_record_yet_is_no_row(self, tmp_path):
         assert runs.results("study", tmp_path).empty
 
@@ -602,6 +607,12 @@ class TestCompare:
         other = RunRecord.from_dict(RECORD.to_dict() | {"notebook": "04_epitome"})
         with pytest.raises(ValueError, match="runs of different notebooks, 03_mapping and 04_epitome"):
             compare(RECORD, other)
+
+    def test_a_foreign_text_does_not_break_the_table(self):
+        assert table(("metric", "first"), [("a", "x\n\x1b[2Jy"), ("b", "z" * 1000)]).splitlines()[1:] == [
+            r"a       x \x1b[2Jy",
+            "b       " + "z" * 295 + " ... " + "z" * 100,
+        ]
 
     def test_the_table_is_aligned(self):
         rows = [("crossbars", 13120, None), ("share", 1 / 3, [3, 5])]
