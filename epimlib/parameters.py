@@ -115,7 +115,9 @@ class Parameter:
             raise TypeError(f"{self.name} must be of type {self.type}, got {value!r}")
         values = [self._check(element, value) for element in value]
         if not self.least <= len(values) <= (math.inf if self.most is None else self.most):
-            raise ParameterError(f"{self.name} must have {self._count} values, got {value!r}")
+            some = self._count.removesuffix("..")
+            more = "at least " if self._count.endswith("..") else ""
+            raise ParameterError(f"{self.name} must have {more}{some} value{'s' * (some != '1')}, got {value!r}")
         if self.order and not ORDERS[self.order](values):
             raise ParameterError(f"the values of {self.name} must be {self.order}, got {value!r}")
         return values

@@ -40,6 +40,8 @@ class TestCommitted:
         (given,) = [call.keywords for call in calls if ast.unparse(call.func) == "check"]
         defaults = {p.name: p.default for p in Notebook.load(path).parameters if p.name != "profile"}
         assert {keyword.arg: ast.literal_eval(keyword.value) for keyword in given} == defaults
+        names = [node for source in code[2:] for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)]
+        assert not [name for name in names if name.id == "default" and isinstance(name.ctx, ast.Store)]
 
     def test_it_holds_nothing_of_who_executed_it(self, path):
         assert refresh.text(refresh.strip(nbformat.read(path, as_version=4))) == path.read_text(encoding="utf-8")

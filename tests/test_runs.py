@@ -135,7 +135,7 @@ class TestParametersCell:
             ("rows: list[int] = [3]  # rows [1], 1..4, 0.. values", "behind the range of a list rows stand"),
             ("rows: list[int] = [3]  # rows [1], 1..4, 3..2 values", "behind the range of a list rows stand"),
             ("rows: list[int] = [3]  # rows [1], 1..4, ascending, 2 values", "behind the range of a list rows stand"),
-            ("rows: list[int] = [3]  # rows [1], 1..4, 2.. values", r"rows must have 2.. values, got \[3\]"),
+            ("rows: list[int] = [3]  # rows [1], 1..4, 2.. values", r"rows must have at least 2 values, got \[3\]"),
             ("rows: int = 3  # rows [1], 1..4; quick: 2", "a parameter is written"),
             ("rows: int = 3  # rows [1] 1..4", "a parameter is written"),
         ],
