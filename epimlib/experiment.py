@@ -420,7 +420,7 @@ def sentence(error: Exception) -> str:
 def _number(name: str, value: Any, most: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
         text = isinstance(value, str) and re.fullmatch(r"[-+.\deE]+", value)
-        hint = ", which is a text in YAML: a number has no quotes, and before e a point: 1.0e-3" if text else ""
+        hint = ", which is a text in YAML: a number has no quotes" if text else ""
         raise ValueError(f"{name} must be a number from 0 to {most:g}, got {value!r}{hint}")
     return value
 

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import datetime
 import errno
 import hashlib
 import io
@@ -667,11 +666,11 @@ REFUSED = [
     ({"seed": 3}, "run 'second': a run must not name 'seed'"),
     ({"seeds": []}, "run 'second': seeds must be a list of different seeds, at least one, got []"),
     # of the second run: one number
-    ({"lr": "1e-3"}, "lr must be a number from 0 to 100, got '1e-3', which is a text in YAML: a number has no "),
+    ({"lr": "1.0e-3"}, "lr must be a number from 0 to 100, got '1.0e-3', which is a text in YAML: a number has no "),
     ({"lr": "0.1"}, "got '0.1', which is a text in YAML"),
     ({"lr": "fast"}, "lr must be a number from 0 to 100, got 'fast'"),
-    ({"lr": math.nan}, "lr must be a number from 0 to 100, got nan"),
-    ({"lr": math.inf}, "lr must be a number from 0 to 100, got inf"),
+    ({"lr": math.nan}, "lr must be a number from 0 to 100, got '.nan'"),
+    ({"lr": math.inf}, "lr must be a number from 0 to 100, got '.inf'"),
     ({"lr": True}, "lr must be a number from 0 to 100, got True"),
     ({"weight_decay": 1e300}, "weight_decay must be a number from 0 to 100, got 1e+300"),
     ({"temperature": 1e300}, "temperature must be a number from 0 to 100, got 1e+300"),
@@ -679,7 +678,8 @@ REFUSED = [
     ({"ema": "0.9"}, "ema must be a number from 0 to 1, got '0.9'"),
     ({"epochs": 1.0}, "epochs must be a whole number, got 1.0"),
     ({"epochs": 10000}, "epochs must be at most 9999, got 10000"),
-    ({"epochs": 10**40}, f"epochs must be at most 9999, got {10**40}"),
+    ({"epochs": 10**30}, f"epochs must be at most 9999, got {10**30}"),
+    ({"epochs": 10**40}, "is not a readable file of experiments: a number has 41 digits"),
     ({"batch_size": 1438}, "batch_size must be at most the images of a process, got 1438"),
     ({"batch_size": 10**7}, "batch_size must be at most 1048576, got 10000000"),
     ({"workers": -1}, "workers must be at least 0, got -1"),
@@ -699,8 +699,6 @@ REFUSED = [
     ({"model_options": {"checkpoint_path": "x"}}, "model_options must not name 'checkpoint_path', which start decides"),
     ({"model_options": {"pretrained": True}}, "pretrained must be False: timm has no trained weights of 'resnet9'"),
     ({"model_options": {1: 2}}, "model_options must have names as keys, got 1"),
-    ({"model_options": {"width": datetime.date(2026, 1, 1)}}, "model_options must be plain data, got {'width': "),
-    ({"model_options": {"width": math.nan}}, "model_options must be plain data, got {'width': nan}"),
     ({"model": "resnet18", "model_options": {"act_layer": "nope"}}, "} cannot be made: "),
     ({"model": "resnet18", "model_options": {"widht": 8}}, "} cannot be made: "),
     ({"model": "resnet18", "model_options": {"features_only": True}}, "run 'second' of 'tiny' cannot be trained: "),
@@ -737,7 +735,7 @@ REFUSED = [
     ({"quantize": {"learned": 1}}, "learned must be one of False, True, got 1"),
     ({"quantize": {}, "layer_bits": {9: 3}}, "layer_bits must have names as keys, got 9"),
     ({"quantize": {}, "layer_bits": {"head": "9"}}, "layer_bits of 'head' must be a whole number, got '9'"),
-    ({"quantize": {}, "mixed": {"bits": [3, 5], "factor": "3e1"}}, "got '3e1', which is a text in YAML"),
+    ({"quantize": {}, "mixed": {"bits": [3, 5], "factor": "3.0e+1"}}, "got '3.0e+1', which is a text in YAML"),
     ({"quantize": {}, "mixed": {"bits": [3, 5], "factor": 1000}}, "mixed.factor must be at most "),
     # the hardware
     ({"hardware": "nope"}, "unknown preset 'nope'"),
