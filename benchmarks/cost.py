@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from epimlib import Design, EpitomeSpec, Hardware, Workload, evaluate
-from epimlib.pim.cost import Candidate, tabulate
+from epimlib.pim.candidates import Candidate, tabulate
 from epimlib.pim.pipeline import pipeline
 
 DESIGNS = 200_000

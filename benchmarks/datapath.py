@@ -20,9 +20,9 @@ import torch.nn.functional as F
 
 from epimlib import Design, Hardware, Workload
 from epimlib._torchvision import ensure_torchvision
-from epimlib.layers import epitomize
-from epimlib.pim.analog import NonIdealities
-from epimlib.pim.datapath import compile, quantize_max, run, simulate
+from epimlib.datapath import compile, quantize_max, run, simulate
+from epimlib.datapath.analog import NonIdealities
+from epimlib.epitome.layers import epitomize
 
 
 def table(calls: dict[str, Callable[[], object]], runs: int, unit: float) -> pd.DataFrame:

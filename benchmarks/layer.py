@@ -20,7 +20,7 @@ from torch import nn
 
 from epimlib import Design, EpitomeSpec, Workload
 from epimlib._torchvision import ensure_torchvision
-from epimlib.layers import EpitomeConv2d, epitomize
+from epimlib.epitome.layers import EpitomeConv2d, epitomize
 
 BATCH = 8
 

@@ -14,8 +14,9 @@ from layer import BATCH, main, ratio, step
 
 from epimlib import Design, EpitomeSpec, Hardware, Workload
 from epimlib._torchvision import ensure_torchvision
-from epimlib.layers import EpitomeConv2d, epitomize
-from epimlib.quantize import QuantConfig, quantize
+from epimlib.epitome.layers import EpitomeConv2d, epitomize
+from epimlib.quant.grid import QuantConfig
+from epimlib.quant.quantize import quantize
 
 NETWORKS = ("resnet18", "resnet50")
 CROSSBAR = Hardware.preset("default").crossbar

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from epimlib import Hardware, Workload, evaluate
-from epimlib.pim.cost import tabulate
+from epimlib.pim.candidates import tabulate
 from epimlib.search import candidates, copied_channels, evolve, solve_exact
 
 

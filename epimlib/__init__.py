@@ -3,13 +3,14 @@
 Importing the package imports neither torch nor timm.
 """
 
-from epimlib.design import Design
-from epimlib.pim.cost import evaluate, evaluate_many
+from epimlib.epitome.design import Design
+from epimlib.epitome.plan import EpitomeSpec, Plan
+from epimlib.epitome.workload import Workload
+from epimlib.pim.candidates import evaluate_many
+from epimlib.pim.evaluate import evaluate
 from epimlib.pim.hardware import Hardware
 from epimlib.pim.mapping import map_crossbars
 from epimlib.pim.report import compare
-from epimlib.plan import EpitomeSpec, Plan
-from epimlib.workload import Workload
 
 __all__ = [
     "Design",

@@ -15,6 +15,9 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
+PROJECT = Path(__file__).parents[1]
+"""The clone of the project that this library is read from; notebooks and data lie there."""
+
 LINE = 400
 """Most characters of an error line."""
 SIZES = {"JSON": 64 << 20, "YAML": 64 << 10}

@@ -12,10 +12,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
-from epimlib import runs
 from epimlib._checks import line, positive
-from epimlib.parameters import named
-from epimlib.runs import Notebook, RunRecord, table
+from epimlib.lab import notebooks
+from epimlib.lab.notebooks import Notebook, RunError, execute, find_notebook
+from epimlib.lab.parameters import named
+from epimlib.lab.records import RunRecord, compare, table
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Errors of a disk that are no fault of the request."""
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (runs.RunError, KeyboardInterrupt) as error:
+    except (RunError, KeyboardInterrupt) as error:
         return _fail(str(error) or "interrupted", 1)
     except (OSError, OverflowError, TypeError, ValueError) as error:
         return _fail(str(error) or type(error).__name__, 1 if getattr(error, "errno", None) in FULL else 2)
@@ -121,20 +122,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _list(request: argparse.Namespace) -> None:
-    loaded = [Notebook.load(path) for path in runs.notebooks().values()]
+    loaded = [Notebook.load(path) for path in notebooks.notebooks().values()]
     print(table(("notebook", "parameters", "title"), [(n.name, len(n.parameters), n.title) for n in loaded]))
 
 
 def _show(request: argparse.Namespace) -> None:
-    notebook = Notebook.load(runs.find_notebook(request.notebook))
+    notebook = Notebook.load(find_notebook(request.notebook))
     rows = [(p.name, p.type, p.default, p.full, p.range, p.unit, p.help) for p in notebook.parameters]
     print(f"{notebook.name}: {notebook.title}\n")
     print(table(("parameter", "type", "default", "full", "range", "unit", "meaning"), rows))
 
 
 def _run(request: argparse.Namespace) -> None:
-    notebook = Notebook.load(runs.find_notebook(request.notebook))
-    folder = runs.execute(notebook, _given(request, notebook), request.output)
+    notebook = Notebook.load(find_notebook(request.notebook))
+    folder = execute(notebook, _given(request, notebook), request.output)
     print(f"{RunRecord.load(folder)}\n\n{folder}")
 
 
@@ -154,30 +155,28 @@ def _given(request: argparse.Namespace, notebook: Notebook) -> dict[str, Any]:
 
 
 def _compare(request: argparse.Namespace) -> None:
-    parameters, metrics = runs.compare(*map(RunRecord.load, request.runs))
+    parameters, metrics = compare(*map(RunRecord.load, request.runs))
     if parameters:
         print(table(("parameter", *request.runs), parameters), end="\n\n")
     print(table(("metric", *request.runs, "difference", "ratio"), metrics))
 
 
 def _data(request: argparse.Namespace) -> None:
-    from epimlib import data
+    from epimlib.train import data
 
     for name in request.names or data.DATASETS:
         if request.fetch and name in data.FETCHED:
             try:
                 data.fetch(name)
             except OSError as error:
-                raise runs.RunError(str(error)) from error
+                raise RunError(str(error)) from error
         print(f"{name}: {data.verify(name)}")
         if request.fetch and name in request.names and name != "digits" and data.find(name) is None:
-            raise runs.RunError(
-                f"{name} cannot be downloaded without an account; EPIM_DATA names the folder that has it"
-            )
+            raise RunError(f"{name} cannot be downloaded without an account; EPIM_DATA names the folder that has it")
 
 
 def _train(request: argparse.Namespace) -> None:
-    from epimlib.experiment import read_experiments
+    from epimlib.train.config import read_experiments
 
     found = read_experiments(request.experiments, request.run, request.seed)
     if request.threads is not None:
@@ -186,7 +185,7 @@ def _train(request: argparse.Namespace) -> None:
             raise ValueError(f"threads must be at most {MOST_THREADS}, got {request.threads}")
     import torch
 
-    from epimlib.training import check, train
+    from epimlib.train.training import check, train
 
     if request.threads is not None:
         torch.set_num_threads(request.threads)

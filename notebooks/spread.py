@@ -11,7 +11,8 @@ import tempfile
 from pathlib import Path
 from unittest.mock import patch
 
-from epimlib.runs import RECORD, Notebook, RunRecord, execute, find_notebook
+from epimlib.lab.notebooks import Notebook, execute, find_notebook
+from epimlib.lab.records import RECORD, RunRecord
 
 RESULTS = Path(__file__).parents[1] / "data" / "results"
 OFF = "import torch\n\ntorch.backends.mkldnn.enabled = False\n"

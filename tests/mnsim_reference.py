@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from epimlib import Hardware, Workload, evaluate
+from epimlib.epitome.workload import Layer
 from epimlib.pim.report import CostReport
-from epimlib.workload import Layer
 
 KINDS = {"conv": "conv", "fc": "linear", "pooling": "pool", "element_sum": "add"}
 DIGITAL = (

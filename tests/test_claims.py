@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from epimlib import claims
-from epimlib.claims import Check, Claim, check, evidence, load, scoreboard
-from epimlib.parameters import resolve
-from epimlib.runs import Notebook, RunRecord
+from epimlib.lab import claims
+from epimlib.lab.claims import Check, Claim, check, evidence, load, scoreboard
+from epimlib.lab.notebooks import Notebook
+from epimlib.lab.parameters import resolve
+from epimlib.lab.records import RunRecord
 
 ROOT = Path(__file__).parents[1]
 CHECK = {

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from epimlib import cli
-from epimlib.runs import RunRecord
+from epimlib.lab.records import RunRecord
 from tests import test_runs
 from tests.test_runs import CELL, CODE, RECORD, write
 
@@ -239,7 +239,7 @@ def test_no_error_is_said_by_nothing(project, capsys, monkeypatch, error):
     def fail():
         raise error
 
-    monkeypatch.setattr("epimlib.runs.notebooks", fail)
+    monkeypatch.setattr("epimlib.lab.notebooks.notebooks", fail)
     assert epim(capsys, "list") == (2, "", f"epim: {type(error).__name__}\n")
 
 
@@ -364,7 +364,7 @@ def test_signals_of_the_caller_are_given_back(project, capsys):
 @pytest.mark.skipif(os.name == "nt", reason="on Windows a signal ends a process at once")
 def test_an_ignored_hangup_stays_ignored(project, capsys, monkeypatch):
     seen = []
-    monkeypatch.setattr("epimlib.runs.notebooks", lambda: seen.append(signal.getsignal(signal.SIGHUP)) or {})
+    monkeypatch.setattr("epimlib.lab.notebooks.notebooks", lambda: seen.append(signal.getsignal(signal.SIGHUP)) or {})
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
         epim(capsys, "list")

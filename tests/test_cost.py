@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from epimlib import Design, EpitomeSpec, Hardware, Workload, compare, evaluate, evaluate_many, map_crossbars
-from epimlib.pim.cost import Candidate, tabulate
+from epimlib.epitome.workload import FOLDER, Layer
+from epimlib.pim.candidates import Candidate, tabulate
 from epimlib.pim.events import Events
 from epimlib.pim.pipeline import pipeline
 from epimlib.pim.report import CostReport
-from epimlib.precision import bit_crossbars
-from epimlib.workload import FOLDER, Layer
+from epimlib.search.bits import bit_crossbars
 
 DEFAULT = Hardware.preset("default")
 ISAAC = Hardware.preset("isaac")
@@ -533,6 +533,6 @@ def test_names_and_models_are_no_hardware_and_no_workload(ask):
     ):
         ask("resnet18", DEFAULT)
     with pytest.raises(
-        TypeError, match="workload must be a Workload, got Linear; epimlib.workload.trace makes one of a"
+        TypeError, match="workload must be a Workload, got Linear; epimlib.epitome.trace.trace makes one of a"
     ):
         ask(nn.Linear(2, 2), DEFAULT)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from epimlib import data
+from epimlib.train import data
 
 
 @pytest.fixture

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from epimlib import Design, EpitomeSpec, Hardware
-from epimlib.layers import epitomize
-from epimlib.pim import analog
-from epimlib.pim.analog import NonIdealities
-from epimlib.pim.datapath import QuantizedLayer, compile, quantize_max, run, simulate, trace
+from epimlib.datapath import QuantizedLayer, analog, compile, quantize_max, run, simulate, trace
+from epimlib.datapath.analog import NonIdealities
+from epimlib.epitome.layers import epitomize
+from epimlib.epitome.trace import trace as trace_workload
+from epimlib.epitome.workload import Layer
 from epimlib.pim.events import Events, layer_events
-from epimlib.quantize import QuantConfig, calibrate, integer_weights, quantize
-from epimlib.workload import Layer
-from epimlib.workload import trace as trace_workload
+from epimlib.quant.grid import QuantConfig
+from epimlib.quant.quantize import calibrate, integer_weights, quantize
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epimlib import Design, EpitomeSpec, Workload
-from epimlib.workload import Layer
+from epimlib.epitome.workload import Layer
 
 
 def network(*layers):

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epimlib import Design, EpitomeSpec, Hardware, Workload
+from epimlib.epitome.workload import Layer
 from epimlib.pim.events import Events, input_cycles, layer_events
-from epimlib.workload import Layer
 
 
 def hardware(rows=8, cols=4, cell_bits=2, polarity=2, dac_bits=1, dacs=3, adcs=2, **other):

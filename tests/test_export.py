@@ -8,10 +8,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from epimlib import EpitomeSpec
-from epimlib.export import load_quantized, save_quantized
-from epimlib.layers import epitomize
+from epimlib.epitome.layers import epitomize
 from epimlib.pim.hardware import Crossbar
-from epimlib.quantize import QuantConfig, calibrate, integer_weights, parametrization, quantize
+from epimlib.quant.export import load_quantized, save_quantized
+from epimlib.quant.grid import QuantConfig
+from epimlib.quant.quantize import calibrate, integer_weights, parametrization, quantize
 
 CROSSBAR = Crossbar(rows=20, cols=6, cell_bits=2, polarity=2, packing="channel")
 DESIGN = {"0": EpitomeSpec(12, 6, (3, 3), (6, 3, 4, 4), wrap="full"), "5": EpitomeSpec(8, 12, (1, 1), (8, 8, 1, 1))}

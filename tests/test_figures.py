@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from epimlib.figures import INK, OURS, PALETTE, PAPER, canvas, show
+from epimlib.lab.figures import INK, OURS, PALETTE, PAPER, canvas, show
 
 LIGHT, DARK = "#ffffff", "#222832"  # the pages of the theme; of its dark backgrounds the lighter one
 
@@ -63,7 +63,7 @@ def distance(a, b):
 def shown(monkeypatch):
     """The mime bundles that were displayed."""
     bundles = []
-    monkeypatch.setattr("epimlib.figures.display", lambda bundle, raw: bundles.append(bundle))
+    monkeypatch.setattr("epimlib.lab.figures.display", lambda bundle, raw: bundles.append(bundle))
     return bundles
 
 

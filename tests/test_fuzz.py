@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from epimlib.parameters import Parameter
-from epimlib.runs import Notebook, RunError, RunRecord, execute
+from epimlib.lab.notebooks import Notebook, RunError, execute
+from epimlib.lab.parameters import Parameter
+from epimlib.lab.records import RunRecord
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("[0-9]*.ipynb"))
 SETS = int(os.environ.get("FUZZ_SETS", "1"))

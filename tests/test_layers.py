@@ -14,8 +14,8 @@ from torch.nn.utils import parametrize
 
 from epimlib import Design, EpitomeSpec
 from epimlib._torchvision import ensure_torchvision
-from epimlib.layers import EpitomeConv2d, EpitomeLinear, epitomize
-from epimlib.workload import trace
+from epimlib.epitome.layers import EpitomeConv2d, EpitomeLinear, epitomize
+from epimlib.epitome.trace import trace
 
 ensure_torchvision()
 import timm  # noqa: E402

@@ -7,9 +7,10 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from epimlib import lesson
-from epimlib.lesson import BATCH, NETWORKS, digits, evaluate, fit, network, taught
-from epimlib.runs import Notebook, RunRecord, find_notebook
+from epimlib.lab.notebooks import Notebook, find_notebook
+from epimlib.lab.records import RunRecord
+from epimlib.train import lesson
+from epimlib.train.lesson import BATCH, NETWORKS, digits, evaluate, fit, network, taught
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from epimlib import Design, EpitomeSpec, Hardware, Workload, map_crossbars
-from epimlib.workload import Layer
+from epimlib.epitome.workload import Layer
 
 DEFAULT = Hardware.preset("default")
 
@@ -354,7 +354,11 @@ NET = network(Layer("conv", "conv", 8, 8, 3), Layer("fc", "linear", 8, 10))
             TypeError,
             ["workload must be a Workload", "did you mean Workload.load('resnet18')?"],
         ),
-        ({"workload": nn.Linear(2, 2)}, TypeError, ["workload must be a Workload, got Linear; epimlib.workload.trace"]),
+        (
+            {"workload": nn.Linear(2, 2)},
+            TypeError,
+            ["workload must be a Workload, got Linear; epimlib.epitome.trace.trace"],
+        ),
         ({"hardware": hardware(rows=8)}, ValueError, ["crossbar.rows", "9 rows", "'conv'", "8"]),
     ],
 )

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epimlib import Design, Hardware, Workload, evaluate
+from epimlib.epitome.workload import Layer
 from epimlib.pim import mnsim
-from epimlib.workload import Layer
 from tests.mnsim_reference import ADC_CHOICES, DAC_CHOICES, DIGITAL, differences, load
 
 REFERENCE = Path(__file__).parent / "reference"

@@ -11,8 +11,8 @@ import nbformat
 import pytest
 from nbformat import v4
 
-from epimlib.parameters import resolve
-from epimlib.runs import Notebook
+from epimlib.lab.notebooks import Notebook
+from epimlib.lab.parameters import resolve
 from tests.test_runs import CELL, write
 
 ROOT = Path(__file__).parents[1]

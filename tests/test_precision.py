@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from epimlib import Design, EpitomeSpec, Hardware, Workload, map_crossbars
-from epimlib.layers import EpitomeConv2d, EpitomeLinear
-from epimlib.precision import assign_bits, bit_crossbars, front, hessian_traces, sensitivities
-from epimlib.quantize import QuantConfig, quantize, weight_quantizer
+from epimlib.epitome.layers import EpitomeConv2d, EpitomeLinear
+from epimlib.quant.grid import QuantConfig
+from epimlib.quant.precision import hessian_traces, sensitivities
+from epimlib.quant.quantize import quantize, weight_quantizer
+from epimlib.search.bits import assign_bits, bit_crossbars, front
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -231,7 +233,7 @@ class TestAssignment:
         import sys
 
         code = (
-            "import sys; from epimlib.precision import assign_bits; "
+            "import sys; from epimlib.search.bits import assign_bits; "
             "assign_bits({'a': {2: 1.0}}, {'a': {2: 4}}, 4); assert 'torch' not in sys.modules"
         )
         subprocess.run([sys.executable, "-c", code], check=True)

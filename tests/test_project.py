@@ -155,19 +155,6 @@ def test_links_of_the_readme_lead_somewhere():
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-# Imports ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "module", ["epimlib", "epimlib.plan", "epimlib.workload", "epimlib.design", "epimlib.pim.mapping"]
-)
-def test_it_imports_without_torch_and_without_what_only_some_functions_need(module):
-    heavy = ["torch", "torchvision", "timm", "pandas", "scipy", "matplotlib", "seaborn", "sklearn"]
-    program = f"import sys, {module}; print(*[name for name in {heavy} if name in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert result.stdout.split() == []
-
-
 # Style and CI -------------------------------------------------------------------------------------------
 
 

@@ -13,21 +13,14 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from epimlib import Design, Hardware, map_crossbars
-from epimlib.export import load_quantized, save_quantized
-from epimlib.layers import epitomize
-from epimlib.pim.datapath import simulate
-from epimlib.precision import hessian_traces
-from epimlib.pruning import (
-    METHODS,
-    _allocate,
-    dense_blocks,
-    fit_width,
-    shrink,
-    squeezed_blocks,
-    used_blocks,
-)
-from epimlib.quantize import QuantConfig, calibrate, integer_weights, quantize
-from epimlib.workload import trace
+from epimlib.datapath import simulate
+from epimlib.epitome.layers import epitomize
+from epimlib.epitome.trace import trace
+from epimlib.quant.export import load_quantized, save_quantized
+from epimlib.quant.grid import QuantConfig
+from epimlib.quant.precision import hessian_traces
+from epimlib.quant.quantize import calibrate, integer_weights, quantize
+from epimlib.rivals.pruning import METHODS, _allocate, dense_blocks, fit_width, shrink, squeezed_blocks, used_blocks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -20,10 +20,13 @@ from hypothesis import strategies as st
 from nbclient import NotebookClient
 from nbformat import v4
 
-from epimlib import _page, runs
-from epimlib._page import plain
-from epimlib.parameters import Parameter, ParameterError, named, parse_parameters, resolve
-from epimlib.runs import METRIC, Notebook, RunError, RunRecord, check, compare, execute, find_notebook, report, table
+from epimlib.lab import check, records, report, studies
+from epimlib.lab import notebooks as runs
+from epimlib.lab import page as _page
+from epimlib.lab.notebooks import Notebook, RunError, execute, find_notebook
+from epimlib.lab.page import plain
+from epimlib.lab.parameters import Parameter, ParameterError, named, parse_parameters, resolve
+from epimlib.lab.records import METRIC, RunRecord, compare, table
 
 PROFILE = 'profile: str = "quick"  # quick runs in seconds [name], quick|full\n'
 CELL = (
@@ -52,7 +55,7 @@ $$
 R = 2 r
 $$ (eq-r)
 """
-CODE = """from epimlib.runs import report
+CODE = """from epimlib.lab.notebooks import report
 import numpy as np
 report(tiny_double=np.int64(2 * rows), tiny_share=rate / 4)
 print(open("beside.txt").read(), "for", label)"""
@@ -64,7 +67,7 @@ PYTHON = {"kernel_name": "python3", "language": "python"}
 def write(path: Path, *sources: str, cell: str = CELL) -> Path:
     """Write a notebook with these cells after the parameters cell and its check."""
     parameters = v4.new_code_cell(cell, metadata={"tags": ["parameters"]})
-    checking = v4.new_code_cell("from epimlib.runs import check\ncheck(globals())")
+    checking = v4.new_code_cell("from epimlib.lab import check\ncheck(globals())")
     cells = [v4.new_markdown_cell(PROSE), parameters, checking, *map(v4.new_code_cell, sources)]
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(v4.new_notebook(cells=cells), path)
@@ -446,7 +449,7 @@ class TestNotebook:
 
     def test_without_notebooks_it_says_so(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(runs, "__file__", str(tmp_path / "site-packages" / "epimlib" / "runs.py"))
+        monkeypatch.setattr(runs, "PROJECT", tmp_path / "site-packages")
         with pytest.raises(FileNotFoundError, match="no folder 'notebooks' here"):
             find_notebook("mapping")
 
@@ -475,12 +478,12 @@ class TestResults:
         return tmp_path
 
     def test_cost_is_that_against_dense_of_the_same_seed(self, folder):
-        records = runs.results("study", folder).set_index(["run", "seed"])
+        records = studies.results("study", folder).set_index(["run", "seed"])
         assert list(records.index) == [("dense", 0), ("dense", 1), ("other", 1), ("small", 0), ("small", 2)]
         assert records["cost"].tolist() == pytest.approx([0, 0, 0.5, 3, math.nan], nan_ok=True)
 
     def test_seeds_of_a_run_become_one_row(self, folder):
-        rows = runs.over_seeds(runs.results("study", folder), ["run"])
+        rows = studies.over_seeds(studies.results("study", folder), ["run"])
         assert list(rows.columns) == ["seeds", "accuracy", "spread", "cost", "crossbars", "factor"]
         assert rows.loc["dense"].tolist() == [2, 90.5, 1, 0, 20, 30]
         assert rows.loc["other"].tolist() == pytest.approx([1, 90.5, math.nan, 0.5, 20, 30], nan_ok=True)
@@ -490,15 +493,15 @@ class TestResults:
     @pytest.mark.parametrize("study", ["..", "../study", "/abs", "", "a/b", "a\0b"])
     def test_a_study_is_a_name(self, folder, study):
         with pytest.raises(ValueError, match="study must be a name"):
-            runs.results(study, folder)
+            studies.results(study, folder)
 
     def test_no_record_yet_is_no_row(self, tmp_path):
-        assert runs.results("study", tmp_path).empty
+        assert studies.results("study", tmp_path).empty
 
     def test_the_name_of_a_file_must_tell_run_and_seed(self, folder):
         (folder / "study" / "small.json").write_text("{}")
         with pytest.raises(ValueError, match="must be named <run>-s<seed>.json, got 'small.json'"):
-            runs.results("study", folder)
+            studies.results("study", folder)
 
 
 class TestRecord:
@@ -550,12 +553,12 @@ class TestRecord:
     def test_it_has_the_number_of_threads_where_that_is_known(self, monkeypatch, variable, threads):
         monkeypatch.setenv("OMP_NUM_THREADS", variable)
         monkeypatch.delitem(sys.modules, "torch", raising=False)
-        assert runs._machine().get("threads") == threads
+        assert records._machine().get("threads") == threads
 
     def test_it_has_the_threads_of_training_in_this_process(self, one_thread):
         torch = pytest.importorskip("torch")
         torch.set_num_threads(2)
-        assert runs._machine()["threads"] == 2
+        assert records._machine()["threads"] == 2
 
     def test_a_missing_key_is_named(self):
         data = RECORD.to_dict()
@@ -579,7 +582,7 @@ class TestRecord:
         import getpass
         import socket
 
-        text = json.dumps(runs._machine())
+        text = json.dumps(records._machine())
         assert socket.gethostname() not in text.split('"')
         assert str(Path.home()) not in text
         assert getpass.getuser() not in re.findall(r"\w+", text)
@@ -800,7 +803,7 @@ class TestRun:
 
 
 def test_commit_and_changes_of_a_repository(tmp_path):
-    assert runs._git_state(tmp_path) == (None, None)
+    assert records._git_state(tmp_path) == (None, None)
 
     def git(*arguments):
         identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
@@ -810,11 +813,11 @@ def test_commit_and_changes_of_a_repository(tmp_path):
     (tmp_path / "file").touch()
     git("add", "file")
     git("commit", "-m", "first")
-    commit, dirty = runs._git_state(tmp_path)
+    commit, dirty = records._git_state(tmp_path)
     assert re.fullmatch("[0-9a-f]{40}", commit)
     assert dirty is False
     (tmp_path / "file").write_text("changed")
-    assert runs._git_state(tmp_path) == (commit, True)
+    assert records._git_state(tmp_path) == (commit, True)
 
 
 def foreign(html: str) -> list[str]:

@@ -14,13 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epimlib import Design, EpitomeSpec, Hardware, Workload, evaluate
-from epimlib.layers import EpitomeConv2d
-from epimlib.pim.cost import Candidate, CostTable, tabulate
+from epimlib.epitome.layers import EpitomeConv2d
+from epimlib.pim.candidates import Candidate, CostTable, tabulate
 from epimlib.search import (
     CannotBeMet,
     SearchResult,
-    _Evolution,
-    _Problem,
     candidates,
     copied_channels,
     evolve,
@@ -28,6 +26,8 @@ from epimlib.search import (
     pareto,
     solve_exact,
 )
+from epimlib.search.evolve import _Evolution
+from epimlib.search.problem import _Problem
 
 OBJECTIVES = ["latency", "energy", "edp"]
 
@@ -167,7 +167,8 @@ def slow_solver(monkeypatch):
         return solve(*args, options={**options, "time_limit": 600}, **known)
 
     monkeypatch.setattr("scipy.optimize.milp", milp)
-    monkeypatch.setattr("epimlib.search.time", types.SimpleNamespace(monotonic=lambda: clock[0]))
+    for module in ("exact", "knapsack"):
+        monkeypatch.setattr(f"epimlib.search.{module}.time", types.SimpleNamespace(monotonic=lambda: clock[0]))
     return clock, given_time
 
 
@@ -521,8 +522,8 @@ def test_a_front_needs_budgets():
 def test_a_tolerance_that_is_never_reached_ends_with_the_time(monkeypatch):
     """Bounds that stay below whatever is found, from a solver that takes no time."""
     clock = itertools.count()
-    monkeypatch.setattr("epimlib.search.time", types.SimpleNamespace(monotonic=lambda: next(clock)))
-    monkeypatch.setattr("epimlib.search._knapsack", lambda *_: ([0, 0], 0.0, ""))
+    monkeypatch.setattr("epimlib.search.exact.time", types.SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr("epimlib.search.exact._knapsack", lambda *_: ([0, 0], 0.0, ""))
     result = solve_exact(table_of([[[1, 1, 0, 1]]] * 2), "edp", budget=9, time_limit=20)
     assert result.message == "Stopped before the tolerance: the time is over"
     assert next(clock) < 30

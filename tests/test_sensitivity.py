@@ -6,7 +6,7 @@ import math
 import pytest
 
 from epimlib import Hardware
-from epimlib.sensitivity import scaled_constants
+from epimlib.pim.sensitivity import scaled_constants
 
 DEFAULT = Hardware.preset("default")
 SCALED = scaled_constants(DEFAULT)

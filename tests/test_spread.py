@@ -1,6 +1,6 @@
 """The script that repeats a notebook with other seeds on three floating-point paths."""
 
-from epimlib.runs import RunRecord
+from epimlib.lab.records import RunRecord
 from tests.test_notebooks import load
 from tests.test_runs import PROFILE, write
 
@@ -8,7 +8,7 @@ spread = load("notebooks/spread.py")
 
 CELL = PROFILE + "seed: int = 0  # of everything [1], 0..9\n"
 BODY = """import torch
-from epimlib.runs import report
+from epimlib.lab import report
 report(doubled=2 * seed, cpu=torch.backends.cpu.get_cpu_capability(), onednn=torch.backends.mkldnn.enabled)"""
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from epimlib import EpitomeSpec, Hardware
-from epimlib.pim.datapath import compile, run
-from epimlib.stepview import BLUE, GREEN, YELLOW, step_view
+from epimlib.datapath import compile, run
+from epimlib.lab.stepview import BLUE, GREEN, YELLOW, step_view
 
 SMALL = {"crossbar.rows": 16, "crossbar.cols": 8, "dac.per_crossbar": 16}
 SPEC = EpitomeSpec(12, 4, 3, (4, 2, 4, 4), block=(4, 2), wrap=2)

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epimlib import EpitomeSpec, Hardware
-from epimlib.pim.layout import Layout, groups_per_crossbar, rows_in_use
+from epimlib.datapath.layout import Layout
+from epimlib.pim.mapping import groups_per_crossbar, rows_in_use
 from epimlib.pim.tables import Tables
 
 
@@ -156,6 +157,6 @@ def test_how_much_a_crossbar_holds():
     assert groups_per_crossbar(9, 1, 1, crossbar) == 1
 
 
-def test_tables_layout_and_events_need_no_torch():
-    code = "import sys, epimlib.pim.tables, epimlib.pim.layout, epimlib.pim.events; assert 'torch' not in sys.modules"
+def test_tables_and_events_need_no_torch():
+    code = "import sys, epimlib.pim.tables, epimlib.pim.events; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

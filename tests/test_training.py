@@ -25,14 +25,18 @@ import torch
 import yaml
 from PIL import Image
 
-from epimlib import cli, training
-from epimlib.design import Design
-from epimlib.experiment import SCHEDULES, TrainConfig, build, create, read_experiments
+from epimlib import cli
+from epimlib.epitome.design import Design
+from epimlib.epitome.plan import EpitomeSpec
+from epimlib.epitome.trace import trace
+from epimlib.lab import results
+from epimlib.lab.notebooks import RunError
+from epimlib.lab.records import RunRecord
 from epimlib.pim.mapping import map_crossbars
-from epimlib.plan import EpitomeSpec
-from epimlib.runs import RunError, RunRecord, results
-from epimlib.training import load_trained, train
-from epimlib.workload import trace
+from epimlib.train import training
+from epimlib.train.build import build, create
+from epimlib.train.config import SCHEDULES, TrainConfig, read_experiments
+from epimlib.train.training import load_trained, train
 
 ROOT = Path(__file__).parents[1]
 DENSE = TrainConfig(data="digits", model="resnet9", model_options={"width": 4}, epochs=2, batch_size=32, warmup=0.2)
@@ -447,8 +451,8 @@ def test_two_processes_train_together(dense, tmp_path):
 
 WATCHED = """
 import json, os, sys, torch
-from epimlib import training
-from epimlib.experiment import TrainConfig
+from epimlib.train import training
+from epimlib.train.config import TrainConfig
 
 evaluate, seen, folder = training._Trainer.evaluate, {}, sys.argv[1]
 
@@ -501,7 +505,7 @@ def test_images_for_the_sensitivities_are_the_same_each_time(tmp_path, monkeypat
 
 @pytest.mark.parametrize("dirty", [True, False])
 def test_a_tree_with_changes_is_named_before_the_hours_are_spent(tmp_path, monkeypatch, capsys, dirty):
-    monkeypatch.setattr("epimlib.runs._git_state", lambda folder: ("0123456789", dirty))
+    monkeypatch.setattr("epimlib.lab.records._git_state", lambda folder: ("0123456789", dirty))
     assert train(dataclasses.replace(DENSE, epochs=0), tmp_path).dirty is dirty
     assert ("files differ from commit 0123456, and the record will say so" in capsys.readouterr().err) is dirty
 
@@ -887,8 +891,8 @@ def test_a_kill_within_an_epoch_of_imagenet_changes_nothing(tmp_path, monkeypatc
 
 KILLED = """
 import json, os, sys, torch
-from epimlib import training
-from epimlib.experiment import TrainConfig
+from epimlib.train import training
+from epimlib.train.config import TrainConfig
 
 config, folder = TrainConfig.from_dict(json.loads(sys.argv[2])), sys.argv[1]
 step, done = training._Trainer._step, []
@@ -1116,7 +1120,7 @@ def test_the_command_line_can_be_interrupted(tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert err.rstrip().endswith("epim: interrupted")
+    assert err.rstrip().endswith(f"epim: interrupted; the same command goes on in {folder}")
     assert not list(folder.glob(".*"))  # nothing half-written
 
 

@@ -9,10 +9,13 @@ from functools import cache
 
 import pytest
 
-from epimlib import EpitomeSpec, Workload, workload
-from epimlib.layers import EpitomeConv2d
-from epimlib.quantize import QuantConfig, quantize
-from epimlib.workload import Layer, trace
+from epimlib import EpitomeSpec, Workload
+from epimlib.epitome import workload
+from epimlib.epitome.layers import EpitomeConv2d
+from epimlib.epitome.trace import trace
+from epimlib.epitome.workload import Layer
+from epimlib.quant.grid import QuantConfig
+from epimlib.quant.quantize import quantize
 
 torch = pytest.importorskip("torch")
 nn = torch.nn

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from epimlib.parameters import Parameter
-from epimlib.runs import Notebook
+from epimlib.lab.notebooks import Notebook
+from epimlib.lab.parameters import Parameter
 
 PAGE = "book/parameters"
 

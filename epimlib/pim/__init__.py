@@ -1,1 +1,1 @@
-"""The processing-in-memory model: hardware, mapping, cost and datapath."""
+"""The processing-in-memory model: hardware, mapping, events and cost. It never imports torch."""

@@ -1,6 +1,6 @@
 """What happens in the datapath when a layer is computed, counted.
 
-The same counts exist twice: here in closed form, for the cost model, and in `epimlib.pim.datapath`, which
+The same counts exist twice: here in closed form, for the cost model, and in `epimlib.datapath.simulate`, which
 counts while it executes. They must be equal. Energy is then counts times the energy of each action.
 
 What is assumed of the hardware (our reconstruction, after ISAAC and MNSIM):
@@ -31,12 +31,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from epimlib._checks import keys, positive
+from epimlib.epitome.plan import EpitomeSpec
+from epimlib.epitome.workload import Layer
 from epimlib.pim.hardware import Hardware
-from epimlib.pim.layout import groups_per_crossbar, rows_in_use
-from epimlib.pim.mapping import bit_slices
+from epimlib.pim.mapping import bit_slices, groups_per_crossbar, rows_in_use
 from epimlib.pim.tables import Tables
-from epimlib.plan import EpitomeSpec
-from epimlib.workload import Layer
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from epimlib._checks import nearest, positive
-from epimlib.design import Design
+from epimlib.epitome.design import Design
+from epimlib.epitome.plan import EpitomeSpec
+from epimlib.epitome.workload import Layer, Workload
 from epimlib.pim.hardware import Crossbar, Hardware, check_hardware
-from epimlib.plan import EpitomeSpec
-from epimlib.workload import Layer, Workload
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,3 +173,29 @@ def map_layer(layer: Layer, spec: EpitomeSpec | None, crossbar: Crossbar, slices
         blocks *= groups
     cells = crossbar.rows * crossbar.cols
     return LayerMapping(layer.name, rows, cols, groups, blocks, slices, crossbar.polarity, cells)
+
+
+def rows_in_use(window: int, crossbar: Crossbar) -> int:
+    """Return how many rows of the layer's matrix one crossbar holds.
+
+    With channel packing whole channels only, of ``window`` rows each; so matrix row ``r`` lies in row block
+    ``r // rows_in_use`` on word line ``r % rows_in_use``, with either packing.
+
+    Raises:
+        ValueError: if a crossbar has fewer rows than one channel's window (channel packing).
+    """
+    if crossbar.packing == "dense":
+        return crossbar.rows
+    if window > crossbar.rows:
+        raise ValueError(f"crossbar.rows must hold the {window} rows of one channel, got {crossbar.rows}")
+    return crossbar.rows // window * window
+
+
+def groups_per_crossbar(rows: int, cols: int, window: int, crossbar: Crossbar) -> int:
+    """Return how many groups of a grouped convolution share a crossbar, each on its own rows and columns.
+
+    A group whose matrix does not fit one crossbar has crossbars of its own: then 1.
+    """
+    if rows > rows_in_use(window, crossbar) or cols > crossbar.cols:
+        return 1
+    return min(crossbar.rows // rows, crossbar.cols // cols)

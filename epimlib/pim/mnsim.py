@@ -23,11 +23,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from epimlib.epitome.workload import Layer, Workload
 from epimlib.pim.hardware import Hardware
 from epimlib.pim.mapping import bit_slices
 from epimlib.pim.pipeline import finish_times, pipeline
 from epimlib.pim.report import LayerCost
-from epimlib.workload import Layer, Workload
 
 KINDS = ("conv", "linear", "pool", "add")
 SUM_TIME = 10e-9  # of a residual sum, a constant of the simulator [s]

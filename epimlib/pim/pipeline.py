@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from epimlib.workload import Layer, Workload
+from epimlib.epitome.workload import Layer, Workload
 
 
 def pipeline(workload: Workload, times: Sequence[float | np.ndarray]) -> list[tuple[float, float]]:

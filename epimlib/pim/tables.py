@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from epimlib.plan import EpitomeSpec, Plan
+from epimlib.epitome.plan import EpitomeSpec, Plan
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,0 +1,204 @@
+"""One layer on crossbars: programmed, executed round by round, and traced.
+
+`compile` programs the crossbars with the integers of an epitome (or of a dense weight) and works out, from
+the index tables, what is read in which round. `run` executes this on a feature map and counts what it does::
+
+    program = compile(plan, epitome, hardware, bits=8, activation_bits=8, padding=1)
+    output, events = run(program, feature_map)
+
+With an ADC wide enough the output equals an integer convolution by the sampled weight, bit by bit, on every backend:
+all sums are products of matrices of whole numbers that their type holds. `trace` shows one output position round by
+round. What the hardware is assumed to do is said in `epimlib.pim.events`, and how its analog part errs in
+`epimlib.datapath.analog`.
+"""
+
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from epimlib.datapath import analog
+from epimlib.datapath.analog import NonIdealities
+from epimlib.datapath.layout import Layout, Read, Round
+from epimlib.epitome.workload import Layer
+from epimlib.pim.hardware import Hardware
+from epimlib.pim.tables import Tables
+from epimlib.quant.grid import input_limits
+
+# Whole numbers up to here are exact in float32 and in float64.
+_EXACT, _EXACT_DOUBLE = 1 << 24, 1 << 53
+
+
+# The setting below is of the whole process.
+_LOCK = threading.RLock()
+
+
+@contextmanager
+def _whole_float32() -> Iterator[None]:
+    """Let products of float32 matrices be float32's: autocast and oneDNN may take bfloat16 or TF32 instead."""
+    with _LOCK, torch.autocast("cpu", enabled=False):
+        before = torch.backends.mkldnn.enabled
+        torch.backends.mkldnn.enabled = False
+        try:
+            yield
+        finally:
+            torch.backends.mkldnn.enabled = before
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Program:
+    """Programmed crossbars and what to do with them. `compile` makes it."""
+
+    layer: Layer
+    """The layer; the sizes of its feature maps are left open."""
+    hardware: Hardware
+    bits: int
+    activation_bits: int
+    signed: bool
+    errors: NonIdealities
+    layout: Layout
+    tables: Tables | None
+    """Index tables; None for a grouped convolution, which has one round and nothing to look up."""
+    rounds: tuple[Round, ...]
+    weight: Tensor
+    """The integers ``(C_out, C_in / groups, k_h, k_w)`` that the rounds amount to, int64."""
+    weight_scale: Tensor
+    """Value of one step of each, float64: a number, or of the weight's shape."""
+    scale: Tensor
+    """The same by ``(row blocks, columns)`` of the layer's matrix."""
+    conductance: Tensor
+    """Of every cell, in levels, float32: ``(polarity, slices, rows, columns of one group)``."""
+    adc_step: Tensor
+    """Current of one ADC step for every bit slice, float64."""
+    adc_error: Tensor | None
+    """Relative gain error and offset (in steps): ``(2, row blocks, slices, column blocks, ADCs)``."""
+
+    @cached_property
+    def reach(self) -> tuple[int, int]:
+        """Least and largest current that any input can cause, were the devices ideal."""
+        low, high = 0, 0
+        for read in (read for round in self.rounds for read in round.reads):
+            matrix = _matrix(self, read)
+            low = min(low, int(matrix.clamp(max=0).sum(0).min()))
+            high = max(high, int(matrix.clamp(min=0).sum(0).max()))
+        drive = (1 << self.hardware.dac.bits) - 1
+        return drive * low, drive * high
+
+    @cached_property
+    def unit_step(self) -> bool:
+        """Whether an ADC step is one unit of current in every bit slice."""
+        return bool((self.adc_step == 1).all())
+
+    @cached_property
+    def rounding(self) -> bool:
+        """Whether the ADC meets anything else than whole steps."""
+        return self.errors != NonIdealities() or not self.unit_step
+
+    @cached_property
+    def exact(self) -> bool:
+        """Whether every output provably equals the integer convolution, times the scale.
+
+        The devices are ideal, no ADC can clip, and float64 holds every sum. Scales that are not the same for all
+        columns and row blocks are multiplied and added in float64, in an order that `run` leaves open.
+        """
+        first, last = analog.code_limits(self.hardware)
+        fits = first <= self.reach[0] and self.reach[1] <= last
+        return not self.rounding and fits and self.largest_sum < _EXACT_DOUBLE
+
+    @cached_property
+    def largest_sum(self) -> int:
+        """What no sum of products can exceed, in weight steps, whatever the input."""
+        largest = max(map(abs, input_limits(self.activation_bits, self.signed)))
+        if self.hardware.crossbar.polarity == 1:  # the sums of stored weights, before the offset is subtracted
+            return math.prod(self.weight.shape[1:]) * largest << self.bits
+        return int(self.weight.double().abs().sum((1, 2, 3)).max()) * largest
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """float32 where it holds every current, and every sum of its shifted conversions, exactly."""
+        largest = analog.full_scale(self.hardware) << self.activation_bits
+        return torch.float32 if largest < _EXACT else torch.float64
+
+    @cached_property
+    def sum_dtype(self) -> torch.dtype:
+        """float32 where it holds the sums of the slices too."""
+        largest = analog.full_scale(self.hardware) << (self.activation_bits + self.bits)
+        return torch.float32 if largest < _EXACT and not self.rounding else torch.float64
+
+    @cached_property
+    def cycle_values(self) -> Tensor:
+        """What a unit is worth in each cycle, ``(1, cycles)``. Sign bits go last and count negative."""
+        magnitude = self.activation_bits - self.signed
+        values = [1 << shift for shift in range(0, magnitude, self.hardware.dac.bits)]
+        return torch.tensor([values + [-1 << magnitude] * self.signed], dtype=self.dtype)
+
+    @cached_property
+    def slice_values(self) -> list[float]:
+        """What an ADC step is worth in each bit slice."""
+        width = self.hardware.crossbar.cell_bits
+        return [step * (1 << width * number) for number, step in enumerate(self.adc_step.tolist())]
+
+    @cached_property
+    def kernel(self) -> Tensor:
+        """The weight for the fast path, float64 ``(groups, C_out / groups, C_in / groups * k_h * k_w)``."""
+        weight = self.weight * self.weight_scale if self.scale.ndim else self.weight.double()
+        return weight.reshape(self.layer.groups, -1, math.prod(weight.shape[1:]))
+
+    def __repr__(self) -> str:
+        polarity, slices, rows, _ = self.conductance.shape
+        reads = sum(len(round.reads) for round in self.rounds)
+        return (
+            f"Program of {self.layer.name!r}: weight {self.layer.weight_shape} from {rows} x {self.layout.cols} "
+            f"cells in {slices} bit slices of polarity {polarity}; {len(self.rounds)} rounds, {reads} reads"
+        )
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(tensor.shape)
+
+
+def _whole(what: str, values: Tensor, least: int, largest: int, why: str) -> Tensor:
+    """Return values if they are integers within these limits."""
+    if not values.numel():
+        raise ValueError(f"{what} must not be empty, got shape {_shape(values)}")
+    low, high = (bound.item() for bound in values.aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(f"{what} must hold whole numbers, got NaN or infinity")
+    if values.is_floating_point() and not torch.equal(values, values.round()):
+        raise ValueError(f"{what} must hold whole numbers; quantize it first")
+    if low < least or high > largest:
+        raise ValueError(f"{what} must lie within {least} to {largest} ({why}), got {low:g} to {high:g}")
+    return values
+
+
+@_whole_float32()
+def _matrix(program: Program, read: Read) -> Tensor:
+    """Return the cells that a read uses, ``(k, slices, columns)``; pairs are subtracted."""
+    layout = program.layout
+    cells = program.conductance[:, :, read.lines]
+    if layout.groups == 1:
+        cells = cells[..., read.columns]
+    else:
+        owner = _owner(program, read)
+        cells = (cells[..., None, :] * owner[:, :, None]).flatten(-2)
+    if program.errors.wire:
+        bit_lines = torch.from_numpy(layout.bit_lines(read.columns))
+        crossbar = program.hardware.crossbar
+        places = torch.from_numpy(read.places)
+        cells = analog.ir_drop(cells, places, bit_lines, crossbar.rows, crossbar.cols, program.errors.wire)
+    cells = cells[0] - cells[1] if len(cells) == 2 else cells[0]
+    return cells.transpose(0, 1).to(program.dtype)
+
+
+def _owner(program: Program, read: Read) -> Tensor:
+    """Return which of the groups that a read senses owns which word line, 0 or 1, ``(k, groups)``."""
+    layout = program.layout
+    group = torch.from_numpy(read.lines // layout.rows)
+    count = (read.columns.stop - read.columns.start) // layout.cols if layout.groups > 1 else 1
+    return F.one_hot(group - group[0], count).to(program.dtype)

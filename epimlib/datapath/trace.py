@@ -1,0 +1,89 @@
+"""One output position of a program, round by round, as plain lists and numbers."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from epimlib._checks import integers
+from epimlib.datapath.execute import _images, _out_size, _pack, _sums, _windows
+from epimlib.datapath.layout import Read
+from epimlib.datapath.program import Program, _matrix
+
+
+def trace(program: Program, feature_map: Tensor, position: tuple[int, int] = (0, 0)) -> Iterator[dict[str, Any]]:
+    """Yield the state of every round of one output position, as plain lists and numbers.
+
+    Args:
+        program: of `compile`.
+        feature_map: of one image, as for `run`.
+        position: ``(y, x)`` of the output.
+
+    Yields:
+        One dict per round: ``round``; ``fetch``, an address ``(channel, y, x)`` of the input buffer for every
+        fetched word, or None where the window leaves the feature map; ``inputs``, these words; ``word_lines``
+        of the layer's matrix that they drive; ``reads``, each with its ``row_block``, ``row_group``, the
+        ``word_lines`` of that crossbar, the ``columns`` ``[first, end)`` sensed and the ADC ``codes`` by
+        cycle, bit slice and column; ``outputs``, the output channels ``[first, end)`` that receive the
+        ``sums``; ``extends``, whether the joint module adds them to a partial sum; ``results``, what the
+        output buffer then holds for these channels; ``copies``, for results that are complete and reused:
+        ``[first output channel, first of the copy, channels]``.
+
+    Raises:
+        ValueError: as `run`, or if there is no such position or more than one image.
+    """
+    images = _images(program, feature_map)
+    layer = program.layer
+    height, width = _out_size(layer, images)
+    if len(images) != 1:
+        raise ValueError(f"feature_map must be one image, got {len(images)}")
+    y, x = integers("position", position, 2, 0)
+    if y >= height or x >= width:
+        raise ValueError(f"position must lie within the output of {(height, width)}, got {position}")
+    window = _windows(program, images)[y * width + x][None]
+    taps = torch.cartesian_prod(*(torch.arange(size) for size in (layer.in_channels, *layer.kernel_size)))
+    start = torch.tensor([0, y * layer.stride[0] - layer.padding[0], x * layer.stride[1] - layer.padding[1]])
+    address = start + taps.reshape(-1, 3) * torch.tensor([1, *layer.dilation])
+    inside = (address >= 0).all(1) & (address < torch.tensor(images.shape[1:])).all(1)
+    copies = program.tables.copies.tolist() if program.tables else []
+    noise = torch.Generator().manual_seed(0)
+    results = torch.zeros(layer.out_channels, dtype=torch.float64)
+    for number, round in enumerate(program.rounds):
+        codes: dict[int, dict[int, Tensor]] = defaultdict(dict)  # by read, by first bit slice of a part
+
+        def observe(read: Read, part: slice, _: Tensor, converted: Tensor, codes: dict = codes) -> None:
+            codes[read.inputs.start][part.start] = converted[:, 0]
+
+        cells = [_pack(program, _matrix(program, read)) for read in round.reads]
+        sums = _sums(program, round, cells, window, noise, Counter(), observe)[0]
+        reads = [
+            {
+                "row_block": read.block,
+                "row_group": read.group,
+                "word_lines": read.places.tolist(),
+                "columns": [read.columns.start, read.columns.stop],
+                "codes": _plain(torch.cat([part for _, part in sorted(codes[read.inputs.start].items())], 1)),
+            }
+            for read in round.reads
+        ]
+        results[round.outputs] = sums + (results[round.outputs] if round.extends else 0)
+        last = number + 1 == len(program.rounds) or not program.rounds[number + 1].extends
+        fetched = zip(address[round.inputs].tolist(), inside[round.inputs].tolist(), strict=True)
+        yield {
+            "round": number,
+            "fetch": [place if valid else None for place, valid in fetched],
+            "inputs": window[0, round.inputs].tolist(),
+            "word_lines": [line for read in round.reads for line in read.lines.tolist()],
+            "reads": reads,
+            "outputs": [round.outputs.start, round.outputs.stop],
+            "sums": _plain(sums),
+            "extends": round.extends,
+            "results": _plain(results[round.outputs]),
+            "copies": [copy for copy in copies if last and copy[0] == round.outputs.start],
+        }
+
+
+def _plain(values: Tensor) -> list:
+    return (values.long() if bool((values == values.round()).all()) else values).tolist()

@@ -1,0 +1,1 @@
+"""What an epitome is, and a network as plain data."""

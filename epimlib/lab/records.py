@@ -1,0 +1,183 @@
+"""What a finished run was and what it found: the record, its file, and the comparison of two."""
+
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from epimlib._checks import PROJECT, keys, line, read_json, write_json
+
+if TYPE_CHECKING:
+    pass
+
+
+METRIC = "application/vnd.epimlib.metric+json"
+METRICS = (int, float, str, bool)
+RECORD = "record.json"
+PACKAGES = ("epimlib", "numpy", "scipy", "pandas", "matplotlib", "torch", "torchvision", "timm", "papermill")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a finished run was and what it found; ``record.json`` in the folder of the run.
+
+    Attributes:
+        notebook: name of the notebook.
+        parameters: value of every parameter, ``profile`` and, where there is one, ``seed`` among them.
+        versions: of Python and of the main packages.
+        commit: Git commit of the notebook, None outside a repository.
+        dirty: whether files of the repository differed from that commit, None outside a repository.
+        machine: platform, processor, number of cores, and of threads where that is known: it changes the order in which
+            numbers are added, and so what training ends with.
+        started: UTC, ISO 8601.
+        seconds: wall time of the notebook [s].
+        metrics: the numbers that the notebook reported.
+    """
+
+    notebook: str
+    parameters: dict[str, Any]
+    versions: dict[str, str]
+    commit: str | None
+    dirty: bool | None
+    machine: dict[str, Any]
+    started: str
+    seconds: float
+    metrics: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        for name, kind in (
+            *(("notebook", str), ("started", str), ("commit", str | None), ("dirty", bool | None)),
+            *((name, dict) for name in ("parameters", "versions", "machine", "metrics")),
+        ):
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(f"{name} of a run record has the wrong type: {getattr(self, name)!r}")
+        if type(self.seconds) not in (int, float) or not 0 <= self.seconds < math.inf:
+            raise ValueError(f"seconds of a run record must be a number of at least 0, got {self.seconds!r}")
+        try:
+            datetime.fromisoformat(self.started)
+        except ValueError:
+            raise ValueError(f"started of a run record must be a time, ISO 8601, got {self.started!r}") from None
+        for name, value in self.metrics.items():
+            if type(value) not in METRICS or (type(value) is float and not math.isfinite(value)):
+                raise ValueError(f"metric {name} of a run record must be a finite number, text or bool, got {value!r}")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "RunRecord":
+        """Return the record at ``path``, a file or the folder of a run.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            ValueError: if it is truncated, or its keys or their types are not those of a record.
+        """
+        path = Path(path)
+        if path.is_dir():
+            path = path / RECORD
+            if not path.exists():
+                raise FileNotFoundError(f"no {path}; a run that failed or was interrupted leaves no record")
+        data = read_json(path, "run record")
+        try:
+            return cls.from_dict(data)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    @classmethod
+    def of(cls, notebook: str, parameters: dict[str, Any], started: datetime) -> "RunRecord":
+        """Return the record of a run that starts in this process, with nothing found yet."""
+        commit, dirty = _git_state(PROJECT)
+        when = started.isoformat(timespec="seconds")
+        return cls(notebook, parameters, _versions(), commit, dirty, _machine(), when, 0.0, {})
+
+    def save(self, path: str | Path) -> None:
+        """Write the record as JSON, whole or not at all."""
+        write_json(path, self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data that ``from_dict`` reads."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "RunRecord":
+        """Return the record of ``to_dict``; unknown, missing or mistyped keys raise ``ValueError``."""
+        keys("a run record", data, [field.name for field in fields(cls)])
+        return cls(**data)
+
+    def __str__(self) -> str:
+        metrics = table(("metric", "value"), list(self.metrics.items()))
+        return f"{self.notebook}, {self.started}, {self.seconds:.1f} s\n\n{metrics}"
+
+
+def compare(first: RunRecord, second: RunRecord) -> tuple[list[tuple], list[tuple]]:
+    """Return what differs between two runs of one notebook.
+
+    Returns:
+        The parameters that differ as (name, first, second), and every metric as (name, first, second, second -
+        first, second / first); None stands for a value that a run lacks or that cannot be computed.
+
+    Raises:
+        ValueError: if the runs are of different notebooks.
+    """
+    if first.notebook != second.notebook:
+        raise ValueError(f"runs of different notebooks, {first.notebook} and {second.notebook}, do not compare")
+    parameters = [row for row in _beside(first.parameters, second.parameters) if row[1] != row[2]]
+    metrics = []
+    for name, a, b in _beside(first.metrics, second.metrics):
+        numbers = type(a) in (int, float) and type(b) in (int, float)
+        metrics.append((name, a, b, b - a if numbers else None, b / a if numbers and a else None))
+    return parameters, metrics
+
+
+def _beside(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    for name in first | second:
+        yield name, first.get(name), second.get(name)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return rows as aligned text; floats with six digits, None as a dash."""
+    cells = [list(header), *([_text(value) for value in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
+
+
+def _text(value: Any) -> str:
+    return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else line(value)
+
+
+def _git_state(folder: Path) -> tuple[str | None, bool | None]:
+    """Return the commit and whether files differ from it; None where there is no repository or no Git."""
+    commit = _git(folder, "rev-parse", "HEAD")
+    return commit, None if commit is None else _git(folder, "status", "--porcelain") != ""
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
+
+
+def _machine() -> dict[str, Any]:
+    """Return what the machine is, but not which one: no host name, no user, no path."""
+    cpuinfo = Path("/proc/cpuinfo")  # platform.processor() says nothing on Linux
+    models = re.findall(r"model name\s*: (.+)", cpuinfo.read_text(encoding="utf-8")) if cpuinfo.exists() else []
+    processor = models[0] if models else platform.processor() or platform.machine()
+    known = {"platform": platform.platform(), "processor": processor, "cores": os.cpu_count()}
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if "torch" in sys.modules:  # it trains in this process
+        known["threads"] = sys.modules["torch"].get_num_threads()
+    elif threads.isdecimal():
+        known["threads"] = int(threads)
+    return known

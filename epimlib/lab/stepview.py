@@ -1,0 +1,220 @@
+"""A step view of the datapath: one output position of a small layer, one picture for each round.
+
+The view is HTML and CSS without a script, so that it works in a static page and in a notebook: a row of radio
+buttons chooses the round (arrow keys move between them), and the last one plays all rounds.
+"""
+
+import xml.etree.ElementTree as ET
+from typing import TYPE_CHECKING, Any
+
+from epimlib._checks import integers
+from epimlib.lab.pictures import COLOURS, _add, _rect, _text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from epimlib.datapath.program import Program
+
+BLUE, GREEN, YELLOW = COLOURS[0], COLOURS[5], COLOURS[2]
+WIDTH, TOP = 760, 84  # [px] of a picture; above the drawings
+PIXEL, LINE, COLUMN, BUFFER = 17, 14, 30, 22  # [px] cell of a feature map; word line; column; output word
+LARGEST = {"channels": 8, "height": 8, "width": 8, "word lines": 64, "columns": 8, "output channels": 24}
+"""What still fits into a picture."""
+SECONDS = 3
+"""How long the player shows a round."""
+
+STYLE = """
+.steps { border: 1px solid #808890; padding: 0.6em; margin: 0; }
+.steps legend { font-size: inherit; width: auto; float: none; padding: 0 0.4em; margin: 0; }
+.steps label { margin: 0 1em 0 0.2em; }
+.steps rect { stroke: currentColor; stroke-opacity: 0.35; }
+.steps .panels { display: grid; margin-top: 0.6em; }
+.steps .panels > * { grid-area: 1 / 1; visibility: hidden; }
+@keyframes one-of-%(rounds)d { from { visibility: visible; } %(share).4f%% { visibility: hidden; } }
+.steps .play:checked ~ .panels > * { animation: one-of-%(rounds)d %(total)ds step-end infinite; }
+@media print { .steps .panels { display: block; } .steps .panels > * { visibility: visible; } }
+"""
+
+
+def step_view(program: "Program", feature_map: "Tensor", position: tuple[int, int] = (0, 0)) -> str:
+    """Return the rounds of one output position as HTML.
+
+    Each picture shows, from left to right, the words that the round fetches from the input feature map, the word
+    lines that they drive in the layer's matrix with the cells that conduct, and what the output buffer then holds.
+
+    Args:
+        program: of `epimlib.datapath.simulate.compile`, with index tables.
+        feature_map: integers of one image, ``(C_in, H, W)``.
+        position: ``(y, x)`` of the output.
+
+    Raises:
+        ValueError: if the layer has no index tables, is too large to be drawn, or as
+            `epimlib.datapath.simulate.trace`.
+    """
+    from epimlib.datapath.trace import trace
+
+    if program.tables is None:
+        raise ValueError(f"program must have index tables, but {program.layer.name!r} is a grouped convolution")
+    if program.layer.kind == "linear":
+        raise ValueError(f"program must be of a convolution to be drawn, but {program.layer.name!r} is linear")
+    position = integers("position", position, 2, 0)
+    states = list(trace(program, feature_map, position))
+    layout = program.layout
+    sizes = [*feature_map.shape[-3:], layout.rows, layout.cols, program.layer.out_channels]
+    for (name, most), size in zip(LARGEST.items(), sizes, strict=True):
+        if size > most:
+            raise ValueError(f"{name} must be at most {most} to be drawn, got {size}")
+
+    name = f"steps-{program.layer.name}-{position[0]}-{position[1]}"
+    rounds = len(states)
+    rules = [STYLE % {"rounds": rounds, "share": 100 / rounds, "total": SECONDS * rounds}]
+    root = ET.Element("div")
+    box = _add(root, "fieldset", **{"class": "steps"})
+    _add(box, "legend", "Choose a round, or play them all")
+    for number in range(rounds):
+        _choice(box, name, str(number), f"round {number}", checked=not number)
+        rules.append(
+            f".steps input:nth-of-type({number + 1}):checked ~ .panels > :nth-child({number + 1}) "
+            f"{{ visibility: visible; }}"
+        )
+        rules.append(
+            f".steps .panels > :nth-child({number + 1}) {{ animation-delay: {SECONDS * number}s !important; }}"
+        )
+    _choice(box, name, "play", "play", **{"class": "play"})
+    panels = _add(box, "div", **{"class": "panels"})
+    held: dict[int, float] = {}
+    for state in states:
+        first, last = state["outputs"]
+        held |= zip(range(first, last), state["results"], strict=True)
+        for source, copy, channels in state["copies"]:
+            held |= {copy + j: held[source + j] for j in range(channels)}
+        panels.append(_picture(program, feature_map.reshape(feature_map.shape[-3:]).tolist(), state, held))
+    return f"<style>{' '.join(rules)}</style>{ET.tostring(root, encoding='unicode', method='html')}"
+
+
+def _choice(box: ET.Element, name: str, value: str, label: str, checked: bool = False, **attributes: Any) -> None:
+    button = _add(box, "input", type="radio", name=name, id=f"{name}-{value}", value=value, **attributes)
+    if checked:
+        button.set("checked", "checked")
+    _add(box, "label", label, **{"for": f"{name}-{value}"})
+
+
+def _picture(program: "Program", image: list, state: dict[str, Any], held: dict[int, float]) -> ET.Element:
+    """Draw one round."""
+    spec = program.tables.spec
+    channel, channels = program.tables.ifat[state["round"]].tolist()
+    start = program.tables.ifrt[state["round"], 0].item()
+    column = program.tables.ofat[state["round"], 0].item()
+    first, last = state["outputs"]
+    entries = [
+        ("IFAT: fetch", f"input channels {_range(channel, channels)}"),
+        ("IFRT: drive", f"from word line {start} on"),
+        ("OFAT: deliver", f"columns {_range(column, last - first)} to channels {_range(first, last - first)}"),
+    ]
+    copied = [f"copied to channels {_range(copy, size)}" for _, copy, size in state["copies"]]
+    action = "added to what is there" if state["extends"] else "a new result"
+    root = ET.Element("svg", {"class": "plot", "role": "img", "xmlns": "http://www.w3.org/2000/svg"})
+    words = ", ".join(f"{value:g}" for value in state["results"])
+    root.set(
+        "aria-label",
+        f"Round {state['round']}. Fetched: the window of input channels {_range(channel, channels)}. Driven: word "
+        f"lines {', '.join(map(str, state['word_lines']))}. Columns {_range(column, last - first)} give the sums "
+        f"{', '.join(f'{value:g}' for value in state['sums'])}, {'; '.join([action, *copied])}. Output "
+        f"channels {_range(first, last - first)} then hold {words}.",
+    )
+    places = (0, 250, 540)
+    for x, (head, entry) in zip(places, entries, strict=True):
+        _text(root, x, 14, head, font_weight="bold")
+        _text(root, x, 32, entry)
+    for number, text in enumerate([action, *copied]):
+        _text(root, places[2], 48 + 16 * number, text)
+    bottoms = [
+        _draw_input(_add(root, "g"), image, state, spec.kernel_size),
+        _draw_matrix(_add(root, "g", transform=f"translate({places[1]},0)"), program, state, column),
+        _draw_output(_add(root, "g", transform=f"translate({places[2]},0)"), program, state, held),
+    ]
+    height = max(bottoms) + 8
+    root.attrib |= {"viewBox": f"0 0 {WIDTH} {height:g}", "width": str(WIDTH), "height": f"{height:g}"}
+    root.attrib |= {"font-family": "sans-serif", "font-size": "12"}
+    return root
+
+
+def _draw_input(group: ET.Element, image: list, state: dict[str, Any], kernel: tuple[int, int]) -> float:
+    """Draw the feature map, channel by channel, with the fetched words coloured; return where it ends."""
+    fetched = {tuple(place) for place in state["fetch"] if place}
+    height, width = len(image[0]), len(image[0][0])
+    across = 2 if width * PIXEL * 2 + 24 <= 240 else 1
+    for c, rows in enumerate(image):
+        left = c % across * (width * PIXEL + 16) + 1
+        top = TOP + c // across * (height * PIXEL + 30)
+        _text(group, left, top - 5, f"channel {c}", font_size=11)
+        for y, row in enumerate(rows):
+            for x, value in enumerate(row):
+                chosen = (c, y, x) in fetched
+                place = (left + x * PIXEL, top + y * PIXEL, PIXEL, PIXEL)
+                _rect(group, *place, fill=BLUE if chosen else "none")
+                ink = {"fill": "#000000"} if chosen else {}
+                x_text, y_text = left + (x + 0.5) * PIXEL, top + (y + 0.72) * PIXEL
+                _text(group, x_text, y_text, f"{value:g}", font_size=10, text_anchor="middle", **ink)
+    return TOP + -(-len(image) // across) * (height * PIXEL + 30)
+
+
+def _draw_matrix(group: ET.Element, program: "Program", state: dict[str, Any], column: int) -> float:
+    """Draw the layer's matrix, one crossbar below the other; return where it ends."""
+    layout, matrix = program.layout, _stored(program)
+    drive = dict(zip(state["word_lines"], state["inputs"], strict=True))
+    sensed = range(column, column + len(state["sums"]))
+    left, end = 66, 0.0
+    for line, weights in enumerate(matrix):
+        block = line // layout.usable
+        y = TOP + line * LINE + block * 24
+        if line % layout.usable == 0:
+            _text(group, left, y - 5, f"crossbar {block}", font_size=11)
+        _text(group, 18, y + 11, str(line), font_size=10, text_anchor="end")
+        if line in drive:
+            _text(group, 44, y + 11, f"{drive[line]:g}", font_size=10, text_anchor="end", font_weight="bold")
+            _add(group, "path", d=f"M48,{y + 7} h{left - 52} m-4,-3 l4,3 l-4,3", stroke="currentColor", fill="none")
+        for n, weight in enumerate(weights):
+            chosen = line in drive and n in sensed
+            place = (left + n * COLUMN, y, COLUMN, LINE)
+            _rect(group, *place, fill=BLUE if chosen else "none")
+            ink = {"fill": "#000000"} if chosen else {"fill_opacity": 0.75}
+            _text(group, left + (n + 0.5) * COLUMN, y + 11, f"{weight:g}", font_size=10, text_anchor="middle", **ink)
+        end = y + LINE
+    for n, total in zip(sensed, state["sums"], strict=True):
+        _text(group, left + (n + 0.5) * COLUMN, end + 16, f"{total:g}", font_size=11, text_anchor="middle")
+    _text(group, left - 6, end + 16, "sums", font_size=11, text_anchor="end", font_weight="bold")
+    return end + 20
+
+
+def _stored(program: "Program") -> list[list[int]]:
+    """Return the integers that the matrix of a layer holds, put together from the levels of ideal cells."""
+    conductance = program.conductance.round().long()
+    width = program.hardware.crossbar.cell_bits
+    total = sum(part << width * k for k, part in enumerate(conductance.unbind(1)))
+    offset = 1 << program.bits - 1
+    return (total[0] - total[1] if len(total) == 2 else total[0] - offset).tolist()
+
+
+def _draw_output(group: ET.Element, program: "Program", state: dict[str, Any], held: dict[int, float]) -> float:
+    """Draw the output buffer after the round; return where it ends."""
+    first, last = state["outputs"]
+    copied = {copy + j: source + j for source, copy, size in state["copies"] for j in range(size)}
+    for c in range(program.layer.out_channels):
+        y = TOP + c * BUFFER
+        written = first <= c < last
+        colour = GREEN if written else YELLOW if c in copied else "none"
+        _rect(group, 60, y, 60, BUFFER, fill=colour)
+        _text(group, 54, y + 15, f"channel {c}", font_size=11, text_anchor="end")
+        ink = {} if colour == "none" else {"fill": "#000000"}
+        _text(group, 114, y + 15, f"{held[c]:g}" if c in held else "", font_size=11, text_anchor="end", **ink)
+        if written:
+            total = state["sums"][c - first]
+            _text(group, 126, y + 15, f"{'+' if state['extends'] and total >= 0 else ''}{total:g}", font_size=11)
+        elif c in copied:
+            _text(group, 126, y + 15, f"copy of {copied[c]}", font_size=11)
+    return TOP + program.layer.out_channels * BUFFER
+
+
+def _range(start: int, count: int) -> str:
+    return f"{start} to {start + count - 1}" if count > 1 else str(start)

@@ -1,0 +1,1 @@
+"""What epitomes are compared with."""
