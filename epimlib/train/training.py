@@ -133,8 +133,8 @@ def check(runs: Sequence[Run], output: str | Path, device: str = "auto") -> list
         device: as for `train`.
 
     Returns:
-        For each run, whatever its seeds: name, number of seeds, epochs, parameters, crossbars, factor, and an estimate
-        of the seconds that all its seeds take. Weights are new here, so what depends on trained ones (``mixed``, ranks
+        One mapping for each run and all its seeds, with name, number of seeds, epochs, parameters, crossbars, factor,
+        and an estimate of the seconds that they take. Weights are new here, so what depends on trained ones (``mixed``, ranks
         and channels) is an estimate too.
 
     Raises:
