@@ -134,8 +134,8 @@ def check(runs: Sequence[Run], output: str | Path, device: str = "auto") -> list
 
     Returns:
         One mapping for each run and all its seeds, with name, number of seeds, epochs, parameters, crossbars, factor,
-        and an estimate of the seconds that they take. Weights are new here, so what depends on trained ones (``mixed``, ranks
-        and channels) is an estimate too.
+        and an estimate of the seconds that they take. Weights are new here, so what depends on trained ones
+        (``mixed``, ranks and channels) is an estimate too.
 
     Raises:
         FileNotFoundError: if images are missing, or a start that is neither among the runs nor finished.
