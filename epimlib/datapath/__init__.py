@@ -1,4 +1,4 @@
-"""Integers through crossbars: compiled, executed, simulated; all that needs torch and hardware together."""
+"""Integers through crossbars: compiled, executed round by round, simulated."""
 
 from epimlib.datapath.compile import compile
 from epimlib.datapath.execute import Run, run
