@@ -192,10 +192,14 @@ def test_events_refuse():
     with pytest.raises(ValueError, match="layer must have a weight, got 'pool' of kind 'pool'"):
         layer_events(pool, None, hardware(), 4, 4)
     other = EpitomeSpec.dense(5, 4, 1)
-    with pytest.raises(ValueError, match=r"epitome of 'dense' must be for a weight \(5, 4, 1, 3\), got one for"):
+    with pytest.raises(
+        ValueError, match=r"epitome of 'dense' is for a weight \(5, 4, 1, 1\), but the layer has \(5, 4, 1, 3\)"
+    ):
         layer_events(DENSE, other, hardware(), 4, 4)
     grouped = dataclasses.replace(DENSE, out_channels=4, groups=2)
-    with pytest.raises(ValueError, match="layer 'dense' has groups=2; only groups=1 can be an epitome"):
+    with pytest.raises(
+        ValueError, match="epitome of 'dense' is for a grouped convolution; groups must be 1 for an epitome, got 2"
+    ):
         layer_events(grouped, other, hardware(), 4, 4)
     with pytest.raises(ValueError, match="activation_bits must be at least 2, got 1"):
         layer_events(DENSE, None, hardware(), 4, 1, signed=True)

@@ -177,14 +177,7 @@ class EpitomeSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data (lists and numbers) that ``from_dict`` reads."""
-        return {
-            "out_channels": self.out_channels,
-            "in_channels": self.in_channels,
-            "kernel_size": list(self.kernel_size),
-            "epitome": list(self.epitome),
-            "block": list(self.block),
-            "wrap": self.wrap,
-        }
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "EpitomeSpec":
@@ -195,6 +188,21 @@ class EpitomeSpec:
     def plan(self) -> "Plan":
         """Return the sampling plan."""
         return Plan(self)
+
+
+def check_fit(what: str, spec: Any, shape: tuple[int, ...], groups: int = 1) -> None:
+    """Raise unless ``spec`` is an epitome for a layer whose weight has this shape.
+
+    Raises:
+        TypeError: naming ``what``, if it is no `EpitomeSpec`.
+        ValueError: naming ``what``, if the layer is a grouped convolution or its weight has another shape.
+    """
+    if not isinstance(spec, EpitomeSpec):
+        raise TypeError(f"{what} must be an EpitomeSpec, got {spec!r}")
+    if groups != 1:
+        raise ValueError(f"{what} is for a grouped convolution; groups must be 1 for an epitome, got {groups}")
+    if spec.shape != shape:
+        raise ValueError(f"{what} is for a weight {spec.shape}, but the layer has {shape}")
 
 
 class Patch(NamedTuple):
@@ -340,24 +348,6 @@ class Plan:
     def distinct(self) -> int:
         """Distinct patches in use."""
         return len(self._assignment[0])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data: the specification, and the offsets that any reader needs to apply it."""
-        return {"spec": self.spec.to_dict(), "offsets": self.offsets.tolist()}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Plan":
-        """Return the plan of ``to_dict``.
-
-        Raises:
-            ValueError: if a key is unknown or missing, or if the stored offsets are not those that this version
-                derives from the specification (weights trained with other offsets would be misread).
-        """
-        keys("a plan", data, ["spec", "offsets"])
-        plan = cls(EpitomeSpec.from_dict(data["spec"]))
-        if data["offsets"] != plan.offsets.tolist():
-            raise ValueError("offsets of the stored plan are not those that its specification leads to")
-        return plan
 
     def to_text(self, limit: int = 32) -> str:
         """Return a table of the blocks (the first ``limit``): which patch of the epitome feeds which."""

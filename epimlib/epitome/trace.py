@@ -1,4 +1,4 @@
-"""epimlib.epitome.trace"""
+"""A workload from a torch model: its exported graph is walked, and every operation that is a layer is kept."""
 
 import math
 import re

@@ -9,13 +9,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from epimlib._checks import PROJECT, integers, keys, one_of, positive, read_json, write_json
-
-if TYPE_CHECKING:
-    pass
-
 
 FOLDER = PROJECT / "data" / "workloads"
 

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from epimlib._checks import keys, positive
-from epimlib.epitome.plan import EpitomeSpec
+from epimlib.epitome.plan import EpitomeSpec, check_fit
 from epimlib.epitome.workload import Layer
 from epimlib.pim.hardware import Hardware
 from epimlib.pim.mapping import bit_slices, groups_per_crossbar, rows_in_use
@@ -173,7 +173,7 @@ def layer_events(
     if spec is None:
         g = _dense(layer, crossbar, dacs, adcs)
     else:
-        check_spec(layer, spec)
+        check_fit(f"epitome of {layer.name!r}", spec, layer.weight_shape, layer.groups)
         g = _epitome(spec, hardware.reuse, crossbar, dacs, adcs)
     positions = layer.positions
     analog = positions * cycles * slices
@@ -203,16 +203,6 @@ def input_cycles(activation_bits: int, dac_bits: int, signed: bool = False) -> i
     """Return the DAC cycles of one input: ``ceil(bits / dac_bits)``; a sign bit takes a cycle of its own."""
     positive("activation_bits", activation_bits, 1 + signed)
     return math.ceil((activation_bits - signed) / positive("dac.bits", dac_bits)) + signed
-
-
-def check_spec(layer: Layer, spec: EpitomeSpec) -> None:
-    """Raise ValueError unless the epitome is for this layer's weight."""
-    if layer.groups != 1:
-        raise ValueError(f"layer {layer.name!r} has groups={layer.groups}; only groups=1 can be an epitome")
-    if spec.shape != layer.weight_shape:
-        raise ValueError(
-            f"epitome of {layer.name!r} must be for a weight {layer.weight_shape}, got one for {spec.shape}"
-        )
 
 
 _SPATIAL = ("in_size", "out_size", "kernel_size", "stride", "padding", "dilation")
