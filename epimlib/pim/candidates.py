@@ -1,6 +1,7 @@
 """The additive costs of very many designs: what each candidate of each layer costs, tabulated once."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from epimlib._checks import keys, positive
 from epimlib.epitome.design import Design
 from epimlib.epitome.plan import EpitomeSpec
 from epimlib.epitome.workload import Workload, check_workload
-from epimlib.pim.cost import _Model
+from epimlib.pim.cost import CostModel
 from epimlib.pim.hardware import Hardware, check_hardware
 from epimlib.pim.mapping import layer_bits
 from epimlib.pim.report import LayerCost
@@ -115,7 +116,7 @@ def tabulate(
     """
     if check_hardware(hardware).rules != "events":
         raise ValueError(f"rules must be 'events' to tabulate costs, which add up over layers, got {hardware.rules!r}")
-    model = _Model(hardware, positive("activation_bits", activation_bits))
+    model = CostModel(hardware, positive("activation_bits", activation_bits))
     names = [layer.name for layer in check_workload(workload).weighted]
     keys("candidates", candidates, names)
     values, rest, options = [], np.zeros(4), []
@@ -134,7 +135,7 @@ def tabulate(
 
 
 def _sums(cost: LayerCost) -> tuple[float, float, float, int]:
-    return cost.latency, sum(cost.energy.values()), sum(cost.area.values()), cost.crossbars
+    return cost.latency, math.fsum(cost.energy.values()), math.fsum(cost.area.values()), cost.crossbars
 
 
 def evaluate_many(

@@ -10,7 +10,7 @@ from epimlib.epitome.design import Design
 from epimlib.epitome.plan import EpitomeSpec
 from epimlib.epitome.workload import Workload, check_workload
 from epimlib.pim import mnsim
-from epimlib.pim.cost import _Model
+from epimlib.pim.cost import CostModel
 from epimlib.pim.hardware import Hardware, check_hardware
 from epimlib.pim.mapping import bit_slices, layer_bits, map_layer
 from epimlib.pim.pipeline import pipeline
@@ -57,7 +57,7 @@ def evaluate(
         layers = mnsim.layer_costs(workload, hardware, weights, activation_bits, pipelined)
         baseline = mnsim.crossbars(workload, hardware, baseline_bits)
     else:
-        model = _Model(hardware, activation_bits)
+        model = CostModel(hardware, activation_bits)
         layers = [model.layer(layer, design.get(layer.name), weights.get(layer.name)) for layer in workload.layers]
         layers = _schedule(workload, layers, pipelined)
         baseline = sum(map_layer(layer, None, hardware.crossbar, slices).crossbars for layer in workload.weighted)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,7 @@ class LayerCost:
     @property
     def latency(self) -> float:
         """Time that the layer is busy [s]; waiting for other layers is left out."""
-        return sum(self.time.values())
+        return math.fsum(self.time.values())
 
 
 @dataclass(frozen=True)
@@ -84,17 +85,17 @@ class CostReport:
     @property
     def energy(self) -> float:
         """Of one image [J]."""
-        return sum(sum(layer.energy.values()) for layer in self.layers)
+        return math.fsum(value for layer in self.layers for value in layer.energy.values())
 
     @property
     def area(self) -> float:
         """Of all layers [m^2]."""
-        return sum(sum(layer.area.values()) for layer in self.layers)
+        return math.fsum(value for layer in self.layers for value in layer.area.values())
 
     @property
     def static_power(self) -> float:
         """Leakage if every layer were powered at once [W]."""
-        return sum(layer.leakage for layer in self.layers)
+        return math.fsum(layer.leakage for layer in self.layers)
 
     @property
     def crossbars(self) -> int:
@@ -109,7 +110,7 @@ class CostReport:
     @property
     def utilization(self) -> float:
         """Share of the cells of all crossbars that hold a part of a weight."""
-        return sum(layer.utilization * layer.crossbars for layer in self.layers) / self.crossbars
+        return math.fsum(layer.utilization * layer.crossbars for layer in self.layers) / self.crossbars
 
     @property
     def counts(self) -> dict[str, int]:
@@ -133,8 +134,8 @@ class CostReport:
                 "latency [s]": layer.latency,
                 "start [s]": layer.start,
                 "finish [s]": layer.finish,
-                "energy [J]": sum(layer.energy.values()),
-                "area [m^2]": sum(layer.area.values()),
+                "energy [J]": math.fsum(layer.energy.values()),
+                "area [m^2]": math.fsum(layer.area.values()),
                 "leakage [W]": layer.leakage,
             }
             for layer in self.layers
