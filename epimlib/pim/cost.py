@@ -108,8 +108,7 @@ class CostModel:
     """The equations above for one accelerator; layers that are alike are computed once.
 
     ``energy`` holds, for every component, what each event costs [J], and ``area`` what each part takes [m^2]: equations
-    (6) and (7) without buffers and network; a new component is a row in each. Attributes and locals have the symbols of the
-    equations.
+    (6) and (7) without buffers and network; a new component is a row in each. Names are the symbols of the equations.
     """
 
     def __init__(self, hardware: Hardware, activation_bits: int) -> None:
