@@ -65,14 +65,13 @@ activations (attention) the traffic is counted.
 its window is there (`epimlib.pim.pipeline`); all positions of a layer take equally long.
 """
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from epimlib.epitome.plan import EpitomeSpec
 from epimlib.epitome.workload import Layer
-from epimlib.pim.events import Events, geometry, input_cycles, layer_events
+from epimlib.pim.events import Events, count_events, geometry, input_cycles
 from epimlib.pim.hardware import Hardware
 from epimlib.pim.mapping import LayerMapping, bit_slices, map_layer
 from epimlib.pim.report import LayerCost
@@ -89,7 +88,7 @@ class _Parts(NamedTuple):
 
 def _add_up(parts: Mapping[str, Mapping[str, float]], number: Mapping[str, float]) -> dict[str, float]:
     """Return for every component the sum of what each of its parts costs times the number of them."""
-    return {name: math.fsum(number[part] * each for part, each in costs.items()) for name, costs in parts.items()}
+    return {name: math.fsum([number[part] * each for part, each in costs.items()]) for name, costs in parts.items()}
 
 
 def _input_words(layer: Layer) -> int:
@@ -97,11 +96,14 @@ def _input_words(layer: Layer) -> int:
     return (layer.dilation[0] * (layer.kernel_size[0] - 1) + 1) * layer.in_size[1] * layer.in_channels
 
 
-def _cost(layer: Layer, own: _Parts, traffic: _Parts, counts: dict[str, int]) -> LayerCost:
+def _cost(
+    layer: Layer, own: _Parts, traffic: _Parts, counts: dict[str, int], crossbars: int = 0, utilization: float = 0.0
+) -> LayerCost:
     """Return the cost of a layer, which leaks while it works."""
     time, leakage = own.time | traffic.time, own.leakage + traffic.leakage
     energy = own.energy | traffic.energy | {"leakage": leakage * math.fsum(time.values())}
-    return LayerCost(layer.name, layer.kind, 0, 0.0, time, energy, own.area | traffic.area, leakage, counts)
+    area = own.area | traffic.area
+    return LayerCost(layer.name, layer.kind, crossbars, utilization, time, energy, area, leakage, counts)
 
 
 class CostModel:
@@ -169,7 +171,8 @@ class CostModel:
     def _weighted(self, layer: Layer, spec: EpitomeSpec | None, b: int) -> LayerCost:
         h = self.hardware
         mapped = map_layer(layer, spec, h.crossbar, bit_slices(b, h.crossbar))
-        n = layer_events(layer, spec, h, b, self.b_x)
+        g = geometry(layer, spec, h)
+        n = count_events(layer, g, h, b, self.b_x)
         table_bits = n.table_bits // layer.positions
         M_r, M_c = mapped.packing.row_blocks, mapped.packing.arrays * mapped.packing.col_blocks
         pairs = mapped.crossbars // mapped.polarity
@@ -182,15 +185,15 @@ class CostModel:
             "table bits": table_bits,
             "tiles": math.ceil(pairs / (h.tile.groups * h.tile.elements)),
         }
-        n_reads = layer.positions * input_cycles(self.b_x, h.dac.bits) * geometry(layer, spec, h).turns
+        n_reads = layer.positions * input_cycles(self.b_x, h.dac.bits) * g.turns
         time = {
             "analog": max(n_reads * self.t_read, n.steps * self.t_convert),
             "digital": self.T * (n.rounds * self._stages(n, M_r) + (n.output_writes - n.copies) / (self.A * M_c)),
         }
-        own = _Parts(time, _add_up(self.energy, n.to_dict()), _add_up(self.area, number), table_bits * h.table.leakage)
+        counts = n.to_dict() | {"tiles": number["tiles"]}
+        own = _Parts(time, _add_up(self.energy, counts), _add_up(self.area, number), table_bits * h.table.leakage)
         traffic = self._weighted_traffic(layer, n, b, mapped)
-        cost = _cost(layer, own, traffic, n.to_dict() | {"tiles": number["tiles"]})
-        return dataclasses.replace(cost, crossbars=mapped.crossbars, utilization=mapped.utilization)
+        return _cost(layer, own, traffic, counts, mapped.crossbars, mapped.utilization)
 
     def _stages(self, n: Events, M_r: int) -> int:
         """Return the clocked stages ``d`` of a round."""

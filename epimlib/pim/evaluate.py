@@ -1,6 +1,5 @@
 """What one image costs: every layer by the equations of `epimlib.pim.cost`, then the layers in time."""
 
-import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -85,6 +84,6 @@ def _schedule(workload: Workload, costs: list[LayerCost], pipelined: bool) -> li
         finish = np.cumsum([cost.latency for cost in costs]).tolist()
         spans = list(zip([0.0, *finish[:-1]], finish, strict=True))
     return [
-        dataclasses.replace(cost, name=layer.name, start=start, finish=finish)
+        LayerCost(**vars(cost) | {"name": layer.name, "start": start, "finish": finish})
         for layer, cost, (start, finish) in zip(workload.layers, costs, spans, strict=True)
     ]

@@ -157,8 +157,14 @@ def layer_events(
         ValueError: if the layer has no weight, the epitome is for another weight, or a crossbar is smaller
             than one channel's window.
     """
+    return count_events(layer, geometry(layer, spec, hardware), hardware, bits, activation_bits, signed)
+
+
+def count_events(
+    layer: Layer, g: Geometry, hardware: Hardware, bits: int, activation_bits: int, signed: bool = False
+) -> Events:
+    """Return `layer_events` of the layer whose `geometry` is ``g``."""
     crossbar = hardware.crossbar
-    g = geometry(layer, spec, hardware)
     slices = bit_slices(bits, crossbar)
     cycles = input_cycles(activation_bits, hardware.dac.bits, signed)
     positions = layer.positions
@@ -204,26 +210,31 @@ def _taps(size: int, out: int, kernel: int, stride: int, padding: int, dilation:
 
 
 def geometry(layer: Layer, spec: EpitomeSpec | None, hardware: Hardware) -> Geometry:
-    """Return what one output position of a layer takes; arguments and errors are those of `layer_events`.
-
-    A dense layer is the epitome that is its own weight. Groups of a grouped convolution are layers side by side: they
-    work at the same time, and all else adds up, unless they share crossbars.
-    """
+    """Return what one output position of a layer takes; arguments and errors are those of `layer_events`."""
     if not layer.weighted:
         raise ValueError(f"layer must have a weight, got {layer.name!r} of kind {layer.kind!r}")
     crossbar = hardware.crossbar
     converters = min(hardware.dac.per_crossbar, crossbar.rows), min(hardware.adc.per_crossbar, crossbar.cols)
-    if spec is not None:
-        check_fit(f"epitome of {layer.name!r}", spec, layer.weight_shape, layer.groups)
-        return _sampled(spec, hardware.reuse, crossbar, *converters)
-    out, inp, *kernel = layer.weight_shape
-    window, cols = math.prod(kernel), out // layer.groups
-    together = pack(layer.groups, inp * window, cols, window, crossbar).together
+    if spec is None:
+        return _dense(layer.weight_shape, layer.groups, crossbar, *converters)
+    check_fit(f"epitome of {layer.name!r}", spec, layer.weight_shape, layer.groups)
+    return _epitome(spec, hardware.reuse, crossbar, *converters)
+
+
+@lru_cache(maxsize=4096)
+def _dense(shape: tuple[int, int, int, int], groups: int, crossbar: Crossbar, dacs: int, adcs: int) -> Geometry:
+    """Return what a dense layer takes: as the epitome that is its own weight.
+
+    Groups of a grouped convolution are layers side by side, unless they share crossbars: they work at the same time,
+    and all else adds up.
+    """
+    out, inp, *kernel = shape
+    window, cols = math.prod(kernel), out // groups
+    together = pack(groups, inp * window, cols, window, crossbar).together
     if together > 1:
-        return _shared(layer.groups, inp, window, cols, together, *converters)
-    one = _sampled(EpitomeSpec.dense(cols, inp, kernel), hardware.reuse, crossbar, *converters)
-    all_groups = Geometry(*(layer.groups * count for count in one))
-    return all_groups._replace(rounds=one.rounds, turns=one.turns, steps=one.steps)
+        return _shared(groups, inp, window, cols, together, dacs, adcs)
+    one = _epitome(EpitomeSpec.dense(cols, inp, kernel), False, crossbar, dacs, adcs)
+    return Geometry(*(groups * count for count in one))._replace(rounds=1, turns=one.turns, steps=one.steps)
 
 
 def _shared(groups: int, channels: int, window: int, cols: int, together: int, dacs: int, adcs: int) -> Geometry:
@@ -252,7 +263,7 @@ def _shared(groups: int, channels: int, window: int, cols: int, together: int, d
 
 
 @lru_cache(maxsize=4096)
-def _sampled(spec: EpitomeSpec, reuse: bool, crossbar: Crossbar, dacs: int, adcs: int) -> Geometry:
+def _epitome(spec: EpitomeSpec, reuse: bool, crossbar: Crossbar, dacs: int, adcs: int) -> Geometry:
     """Return what the rounds of an epitome's index tables take."""
     tables = Tables.from_plan(spec.plan(), reuse)
     column, _, columns, extends = tables.ofat.T

@@ -53,7 +53,7 @@ def pack(groups: int, rows: int, cols: int, window: int, crossbar: Crossbar, lay
         ValueError: naming the layer if it is given; as `rows_in_use`.
     """
     usable = rows_in_use(window, crossbar, layer)
-    together = min(groups, groups_per_crossbar(rows, cols, window, crossbar))
+    together = min(groups, groups_per_crossbar(rows, cols, window, crossbar)) if groups > 1 else 1
     return Packing(
         usable, together, math.ceil(groups / together), math.ceil(rows / usable), math.ceil(cols / crossbar.cols)
     )
