@@ -86,6 +86,12 @@ class Layer:
         return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
 
     @property
+    def axes(self) -> tuple[tuple[int, ...], ...]:
+        """For height and for width ``(in_size, out_size, kernel_size, stride, padding, dilation)``."""
+        fields = (self.in_size, self.out_size, self.kernel_size, self.stride, self.padding, self.dilation)
+        return tuple(zip(*fields, strict=True))
+
+    @property
     def macs(self) -> int:
         """Multiply-accumulate operations for one image; zero for a layer without a weight."""
         return self.positions * math.prod(self.weight_shape) if self.weighted else 0

@@ -1,7 +1,6 @@
 """The additive costs of very many designs: what each candidate of each layer costs, tabulated once."""
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -15,7 +14,6 @@ from epimlib.epitome.workload import Workload, check_workload
 from epimlib.pim.cost import CostModel
 from epimlib.pim.hardware import Hardware, check_hardware
 from epimlib.pim.mapping import layer_bits
-from epimlib.pim.report import LayerCost
 
 
 class Candidate(NamedTuple):
@@ -122,7 +120,7 @@ def tabulate(
     values, rest, options = [], np.zeros(4), []
     for layer in workload.layers:
         if not layer.weighted:
-            rest += _sums(model.layer(layer, None, None))
+            rest += model.layer(layer, None, None).sums
             continue
         own = tuple(Candidate(*candidate) for candidate in candidates[layer.name])
         if not own:
@@ -130,12 +128,8 @@ def tabulate(
         for spec in {candidate.spec for candidate in own} - {None}:
             Design({layer.name: spec}).check(workload)
         options.append(own)
-        values.append(np.array([_sums(model.layer(layer, spec, bits)) for spec, bits in own]))
+        values.append(np.array([model.layer(layer, spec, bits).sums for spec, bits in own]))
     return CostTable(tuple(names), tuple(options), tuple(values), rest)
-
-
-def _sums(cost: LayerCost) -> tuple[float, float, float, int]:
-    return cost.latency, math.fsum(cost.energy.values()), math.fsum(cost.area.values()), cost.crossbars
 
 
 def evaluate_many(

@@ -169,7 +169,7 @@ def count_events(
     cycles = input_cycles(activation_bits, hardware.dac.bits, signed)
     positions = layer.positions
     analog = positions * cycles * slices
-    taps = math.prod(map(_taps, *(getattr(layer, name) for name in _SPATIAL)))
+    taps = math.prod(_taps(*axis) for axis in layer.axes)
     return Events(
         rounds=positions * g.rounds,
         steps=positions * cycles * g.steps,
@@ -195,9 +195,6 @@ def input_cycles(activation_bits: int, dac_bits: int, signed: bool = False) -> i
     """Return the DAC cycles of one input: ``ceil(bits / dac_bits)``; a sign bit takes a cycle of its own."""
     positive("activation_bits", activation_bits, 1 + signed)
     return math.ceil((activation_bits - signed) / positive("dac.bits", dac_bits)) + signed
-
-
-_SPATIAL = ("in_size", "out_size", "kernel_size", "stride", "padding", "dilation")
 
 
 def _taps(size: int, out: int, kernel: int, stride: int, padding: int, dilation: int) -> int:

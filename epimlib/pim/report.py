@@ -55,6 +55,11 @@ class LayerCost:
         """Time that the layer is busy [s]; waiting for other layers is left out."""
         return math.fsum(self.time.values())
 
+    @property
+    def sums(self) -> tuple[float, float, float, int]:
+        """Latency [s], energy [J], area [m^2] and crossbars: what adds up over layers."""
+        return self.latency, math.fsum(self.energy.values()), math.fsum(self.area.values()), self.crossbars
+
 
 @dataclass(frozen=True)
 class CostReport:
@@ -125,22 +130,14 @@ class CostReport:
         """Return one row per layer."""
         import pandas as pd
 
-        rows = [
-            {
-                "layer": layer.name,
-                "kind": layer.kind,
-                "crossbars": layer.crossbars,
-                "utilization": layer.utilization,
-                "latency [s]": layer.latency,
-                "start [s]": layer.start,
-                "finish [s]": layer.finish,
-                "energy [J]": math.fsum(layer.energy.values()),
-                "area [m^2]": math.fsum(layer.area.values()),
-                "leakage [W]": layer.leakage,
-            }
-            for layer in self.layers
-        ]
-        return pd.DataFrame(rows).set_index("layer")
+        columns = ["layer", "kind", "crossbars", "utilization", "latency [s]", "start [s]", "finish [s]"]
+        columns += ["energy [J]", "area [m^2]", "leakage [W]"]
+        rows = []
+        for layer in self.layers:
+            latency, energy, area, crossbars = layer.sums
+            times = latency, layer.start, layer.finish
+            rows.append((layer.name, layer.kind, crossbars, layer.utilization, *times, energy, area, layer.leakage))
+        return pd.DataFrame(rows, columns=columns).set_index("layer")
 
     def by_component(self) -> "pd.DataFrame":
         """Return one row per component: the busy time of all layers, energy and area, and their shares."""
