@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from epimlib import Design, EpitomeSpec, Hardware, Workload
 from epimlib.epitome.workload import Layer
+from epimlib.pim import events as closed_form
 from epimlib.pim.events import Events, input_cycles, layer_events
+from epimlib.pim.tables import Tables
 
 
 def hardware(rows=8, cols=4, cell_bits=2, polarity=2, dac_bits=1, dacs=3, adcs=2, **other):
@@ -89,6 +91,13 @@ def test_an_epitome_by_hand():
     assert without.rounds == 4 * 9
     assert without.adc_conversions == expected.adc_conversions + 4 * 3 * 2 * (4 + 4 + 2)
     assert (without.copies, without.joins, without.output_writes) == (0, 4 * 2 * 6, 4 * 2 * 9)
+
+
+def test_row_groups_of_runs_that_cross_crossbars():
+    """The second patch of a 2x5 window for 2x2 starts at x = 1: word lines 1, 2, 6 and 7 of 10, four to a crossbar."""
+    tables = Tables.from_plan(EpitomeSpec(4, 1, (2, 2), (1, 1, 2, 5)).plan())
+    assert tables.word_lines(1).tolist() == [1, 2, 6, 7]
+    assert closed_form._row_groups(tables, usable=4, dacs=2)[1].tolist() == [2, 1, 0]
 
 
 def test_depthwise_channels_that_share_crossbars_by_hand():

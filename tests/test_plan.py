@@ -453,6 +453,18 @@ def test_without_wrapping_the_rows_start_at_different_corners():
     assert [patch.copy_of for patch in plan.patches] == [None] * 16
 
 
+def test_rows_start_one_place_further_after_each_cycle_and_start_over_one_place_further():
+    """Four rows of eight blocks, four corners: the example of the assignment."""
+    plan = EpitomeSpec.for_crossbars(1024, 512, (3, 3), rows=1024, cols=256, wrap=1).plan()
+    corner = [2 * y + x for _, _, y, x in plan.offsets.reshape(-1, 4).tolist()]
+    assert [corner[row : row + 8] for row in range(0, 32, 8)] == [
+        [0, 1, 2, 3, 0, 1, 2, 3],
+        [1, 2, 3, 0, 2, 3, 0, 1],
+        [2, 3, 0, 1, 3, 0, 1, 2],
+        [3, 0, 1, 2, 1, 2, 3, 0],
+    ]
+
+
 def test_partial_wrapping_shares_patches_in_pairs():
     """Four output blocks in groups of two; where there is one place only, the second group must copy."""
     paired = EpitomeSpec(8, 4, 1, (2, 2, 2, 2), wrap=2).plan()

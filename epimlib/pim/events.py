@@ -215,7 +215,7 @@ def geometry(layer: Layer, spec: EpitomeSpec | None, hardware: Hardware) -> Geom
     if spec is None:
         return _dense(layer.weight_shape, layer.groups, crossbar, *converters)
     check_fit(f"epitome of {layer.name!r}", spec, layer.weight_shape, layer.groups)
-    return _epitome(spec, hardware.reuse, crossbar, *converters)
+    return _sampled(spec, hardware.reuse, crossbar, *converters)
 
 
 @lru_cache(maxsize=4096)
@@ -230,7 +230,7 @@ def _dense(shape: tuple[int, int, int, int], groups: int, crossbar: Crossbar, da
     together = pack(groups, inp * window, cols, window, crossbar).together
     if together > 1:
         return _shared(groups, inp, window, cols, together, dacs, adcs)
-    one = _epitome(EpitomeSpec.dense(cols, inp, kernel), False, crossbar, dacs, adcs)
+    one = _sampled(EpitomeSpec.dense(cols, inp, kernel), False, crossbar, dacs, adcs)
     return Geometry(*(groups * count for count in one))._replace(rounds=1, turns=one.turns, steps=one.steps)
 
 
@@ -260,7 +260,7 @@ def _shared(groups: int, channels: int, window: int, cols: int, together: int, d
 
 
 @lru_cache(maxsize=4096)
-def _epitome(spec: EpitomeSpec, reuse: bool, crossbar: Crossbar, dacs: int, adcs: int) -> Geometry:
+def _sampled(spec: EpitomeSpec, reuse: bool, crossbar: Crossbar, dacs: int, adcs: int) -> Geometry:
     """Return what the rounds of an epitome's index tables take."""
     tables = Tables.from_plan(spec.plan(), reuse)
     column, _, columns, extends = tables.ofat.T
@@ -290,12 +290,12 @@ def _row_groups(tables: Tables, usable: int, dacs: int) -> np.ndarray:
     """Return how many row groups each round drives in every row block, ``(rounds, row blocks)``.
 
     Row groups are numbered through all row blocks. The first that a run of driven word lines touches is marked with 1,
-    the one after its last with -1; the running sum is positive where a run lies. With two row blocks of 4 word lines,
-    2 DACs, and runs of the word lines 1 to 2 and 6 to 7::
+    the one after its last with -1; the running sum is positive where a run lies. With row blocks of 4 word lines,
+    2 DACs, and runs of the word lines 1 to 2 and 6 to 7 of 10::
 
-        row group     0  1 |  2  3 |
-        marks         1  0   -1  1   -1
-        running sum   1  1    0  1          driven: two row groups of the first row block, one of the second
+        row group     0  1 |  2  3 |  4  5 |
+        marks         1  0   -1  1   -1  0    0
+        running sum   1  1    0  1    0  0          driven: two row groups of the first row block, one of the second
     """
     per_block, blocks = math.ceil(usable / dacs), math.ceil(tables.spec.rows / usable)
     round, run = np.nonzero(tables.runs >= 0)
