@@ -6,6 +6,7 @@ largest relative difference of every column.
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,20 @@ def load(path: str | Path) -> tuple[Workload, dict[str, Any] | None, dict[str, A
     first = layers[0]
     workload = Workload(data["net"], (first.in_channels, *first.in_size), layers)
     return workload, data.get("pipe"), data.get("nopipe")
+
+
+def accumulator_area(workload: Workload, hardware: Hardware, activation_bits: int) -> tuple[float, float]:
+    """Return the area of the adders and of the buffer of the accumulator of residual sums [m^2].
+
+    The simulator adds them to its totals of the digital logic and of the buffers, but not to the area of the chip.
+    """
+    sums = [layer for layer in workload.layers if layer.kind == "add"]
+    if not sums:
+        return 0.0, 0.0
+    adders = sum(layer.out_channels * len(layer.inputs) // 2 for layer in sums)
+    words = (layer.out_channels * activation_bits * len(layer.inputs) / 8 for layer in sums)
+    macro = hardware.buffer.macro(sum(8 * 2 ** math.ceil(math.log2(word)) for word in words))
+    return adders * hardware.adder.area * max(8, activation_bits) / 8, hardware.buffer.area[macro]
 
 
 def differences(report: CostReport, reference: dict[str, Any]) -> dict[str, float]:

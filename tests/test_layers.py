@@ -414,16 +414,16 @@ def test_a_layer_follows_the_default_device_and_leaves_the_meta_device():
 def test_bad_input_is_one_clear_sentence():
     with pytest.raises(ValueError, match="groups must be 1 for an epitome, got 2"):
         EpitomeConv2d(24, 40, 3, groups=2, epitome=WRAPPED)
-    with pytest.raises(ValueError, match=r"weight of shape \(40, 24, 5, 5\), got one for \(40, 24, 3, 3\)"):
+    with pytest.raises(ValueError, match=r"is for a weight \(40, 24, 3, 3\), but the layer has \(40, 24, 5, 5\)"):
         EpitomeConv2d(24, 40, 5, epitome=WRAPPED)
-    with pytest.raises(ValueError, match=r"weight of shape \(40, 24, 1, 1\), got one for \(40, 24, 3, 3\)"):
+    with pytest.raises(ValueError, match=r"is for a weight \(40, 24, 3, 3\), but the layer has \(40, 24, 1, 1\)"):
         EpitomeLinear(24, 40, epitome=WRAPPED)
     with pytest.raises(TypeError, match="epitome must be an EpitomeSpec, got None"):
         EpitomeConv2d(24, 40, 3, epitome=None)
     model = nn.Sequential(nn.Conv2d(24, 41, 3))
     with pytest.raises(ValueError, match="names layer 'conv1', which the model lacks"):
         epitomize(model, {"conv1": WRAPPED})
-    with pytest.raises(ValueError, match=r"design of layer '0': .*\(41, 24, 3, 3\)"):
+    with pytest.raises(ValueError, match=r"design of layer '0' is for .*\(41, 24, 3, 3\)"):
         epitomize(model, {"0": WRAPPED})
     with pytest.raises(ValueError, match="init must be one of 'dense', 'random', got 'zeros'"):
         epitomize(model, {}, init="zeros")

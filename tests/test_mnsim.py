@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from epimlib import Design, Hardware, Workload, evaluate
 from epimlib.epitome.workload import Layer
 from epimlib.pim import mnsim
-from tests.mnsim_reference import ADC_CHOICES, DAC_CHOICES, DIGITAL, differences, load
+from tests.mnsim_reference import ADC_CHOICES, DAC_CHOICES, DIGITAL, accumulator_area, differences, load
 
 REFERENCE = Path(__file__).parent / "reference"
 DEFAULT = Hardware.preset("mnsim-2024")
@@ -41,7 +41,7 @@ def test_every_component_agrees_with_the_simulator(name):
     workload, reference, _ = load(REFERENCE / f"{name}.json")
     hardware = DEFAULT.replace(SETTINGS[name])
     parts = evaluate(workload, hardware).by_component()
-    adders, buffer = mnsim.accumulator_area(workload, hardware, 9)
+    adders, buffer = accumulator_area(workload, hardware, 9)
     names = {"xbar": "crossbar", "ADC": "ADC", "DAC": "DAC", "pool": "pooling"}
     area = {ours: 1e12 * parts["area [m^2]"][theirs] for ours, theirs in names.items()}
     area |= {"dig": 1e12 * (parts["area [m^2]"]["digital"] + adders)}

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from epimlib.pim.hardware import Hardware
-from epimlib.pim.mapping import groups_per_crossbar, rows_in_use
+from epimlib.pim.mapping import Packing, pack
 from epimlib.pim.tables import Tables
 
 
@@ -58,8 +58,7 @@ class Layout:
     """A matrix on crossbars.
 
     A grouped convolution is block-diagonal: group ``g`` has ``rows`` rows from ``g * rows`` on and ``cols`` columns
-    from ``g * cols`` on. Small groups share a crossbar. What is mapped together, one group or those that share, is an
-    *array*.
+    from ``g * cols`` on.
     """
 
     hardware: Hardware
@@ -72,21 +71,23 @@ class Layout:
     """Rows of one channel."""
 
     @cached_property
+    def _packing(self) -> Packing:
+        return pack(self.groups, self.rows, self.cols, self.window, self.hardware.crossbar)
+
+    @property
     def usable(self) -> int:
         """Rows that one crossbar holds."""
-        return rows_in_use(self.window, self.hardware.crossbar)
+        return self._packing.usable
 
-    @cached_property
+    @property
     def together(self) -> int:
         """Groups in one array."""
-        if self.groups == 1:
-            return 1
-        return groups_per_crossbar(self.rows, self.cols, self.window, self.hardware.crossbar)
+        return self._packing.together
 
     @property
     def row_blocks(self) -> int:
         """Row blocks of one array."""
-        return math.ceil(self.together * self.rows / self.usable)
+        return self._packing.row_blocks
 
     def bit_lines(self, columns: slice) -> np.ndarray:
         """Return the bit line of every column, counted through the column blocks of its array."""
@@ -96,8 +97,7 @@ class Layout:
     def adcs(self) -> tuple[int, int]:
         """Column blocks of one array, and ADCs of a crossbar. ADC ``a`` serves bit lines ``a, a + ADCs, ...``."""
         crossbar = self.hardware.crossbar
-        blocks = math.ceil(self.together * self.cols / crossbar.cols)
-        return blocks, min(self.hardware.adc.per_crossbar, crossbar.cols)
+        return self._packing.col_blocks, min(self.hardware.adc.per_crossbar, crossbar.cols)
 
     def rounds(self, tables: Tables | None) -> tuple[Round, ...]:
         """Return the rounds of the tables; without any, the single round of a grouped convolution."""

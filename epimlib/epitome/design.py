@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from epimlib._checks import keys, nearest, positive
-from epimlib.epitome.plan import EpitomeSpec
+from epimlib.epitome.plan import EpitomeSpec, check_fit
 from epimlib.epitome.workload import Layer, Workload, check_workload
 
 
@@ -74,13 +74,7 @@ class Design(Mapping[str, EpitomeSpec]):
         for name, spec in self._layers.items():
             if name not in layers:
                 raise ValueError(f"design names layer {name!r}, which {workload.name!r} lacks; {nearest(name, layers)}")
-            if layers[name].groups != 1:
-                raise ValueError(f"design names layer {name!r}, a grouped convolution; only groups=1 can be an epitome")
-            if layers[name].weight_shape != spec.shape:
-                raise ValueError(
-                    f"design of layer {name!r} is for a weight {spec.shape}, "
-                    f"but {workload.name!r} has {layers[name].weight_shape}"
-                )
+            check_fit(f"design of layer {name!r}", spec, layers[name].weight_shape, layers[name].groups)
         return self
 
     def to_dict(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from epimlib._checks import nearest, one_of
 from epimlib.epitome.design import Design
-from epimlib.epitome.plan import EpitomeSpec, Plan
+from epimlib.epitome.plan import EpitomeSpec, Plan, check_fit
 
 
 class _EpitomeLayer(nn.Module):
@@ -61,10 +61,8 @@ class _EpitomeLayer(nn.Module):
         """
         if tuple(weight.shape) != self.spec.shape:
             raise ValueError(f"weight to fit must have shape {self.spec.shape}, got {tuple(weight.shape)}")
-        plan, wide = (
-            self.spec.plan(),
-            torch.promote_types(self.epitome.dtype, torch.float32),
-        )  # half would not hold sums
+        plan = self.spec.plan()
+        wide = torch.promote_types(self.epitome.dtype, torch.float32)  # half would not hold sums
         usage = torch.from_numpy(plan.usage).to(self.epitome.device, wide).clamp(min=1)
         index = torch.from_numpy(plan.index.reshape(-1)).to(self.epitome.device)
         total = torch.zeros_like(usage).reshape(-1)
@@ -144,13 +142,11 @@ class EpitomeConv2d(_EpitomeLayer):
         *,
         epitome: EpitomeSpec,
     ) -> None:
-        if groups != 1:
-            raise ValueError(f"groups must be 1 for an epitome, got {groups}")
         # nn.Conv2d checks and normalises its arguments; on the meta device it allocates nothing.
         conv = nn.Conv2d(
             in_channels, out_channels, kernel_size, stride, padding, dilation, 1, False, padding_mode, "meta"
         )
-        _check_shape(epitome, conv)
+        check_fit("epitome", epitome, tuple(conv.weight.shape), groups)
         super().__init__(epitome, bias, device, dtype)
         for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"):
             setattr(self, name, getattr(conv, name))
@@ -204,7 +200,7 @@ class EpitomeLinear(_EpitomeLayer):
         *,
         epitome: EpitomeSpec,
     ) -> None:
-        _check_shape(epitome, nn.Linear(in_features, out_features, False, "meta"))
+        check_fit("epitome", epitome, (out_features, in_features, 1, 1))
         super().__init__(epitome, bias, device, dtype)
         self.in_features, self.out_features = in_features, out_features
 
@@ -227,19 +223,6 @@ def _kernel_index(plan: Plan) -> Tensor:
     """Return where in the flat epitome each element of the kernel lies."""
     rows = [c for o in sorted(set(plan.source)) for c in plan.patches[o * plan.spec.grid[1]].out]
     return torch.from_numpy(plan.index[rows, : plan.period])
-
-
-def _shape(module: nn.Module) -> tuple[int, ...]:
-    """Shape of a dense module's weight as a convolution's."""
-    shape = tuple(module.weight.shape)
-    return shape if len(shape) == 4 else (*shape, 1, 1)
-
-
-def _check_shape(spec: EpitomeSpec, module: nn.Module) -> None:
-    if not isinstance(spec, EpitomeSpec):
-        raise TypeError(f"epitome must be an EpitomeSpec, got {spec!r}")
-    if spec.shape != _shape(module):
-        raise ValueError(f"epitome must be for a weight of shape {_shape(module)}, got one for {spec.shape}")
 
 
 @dataclass(frozen=True)
@@ -296,12 +279,11 @@ def epitomize(
         if reason:
             dense[name] = reason
             continue
-        try:
-            layer = _replacement(module, design[name])
-        except ValueError as error:
-            raise ValueError(f"design of layer {name!r}: {error}") from error
+        weight = module.weight if module.weight.ndim == 4 else module.weight[:, :, None, None]
+        check_fit(f"design of layer {name!r}", design[name], tuple(weight.shape))
+        layer = _replacement(module, design[name])
         if init == "dense":
-            layer.fit(module.weight.reshape(design[name].shape))
+            layer.fit(weight)
         if module.bias is not None:
             layer.bias.data.copy_(module.bias.data)
         replaced[module] = layer.train(module.training)

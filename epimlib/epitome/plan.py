@@ -177,14 +177,7 @@ class EpitomeSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data (lists and numbers) that ``from_dict`` reads."""
-        return {
-            "out_channels": self.out_channels,
-            "in_channels": self.in_channels,
-            "kernel_size": list(self.kernel_size),
-            "epitome": list(self.epitome),
-            "block": list(self.block),
-            "wrap": self.wrap,
-        }
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "EpitomeSpec":
@@ -195,6 +188,21 @@ class EpitomeSpec:
     def plan(self) -> "Plan":
         """Return the sampling plan."""
         return Plan(self)
+
+
+def check_fit(what: str, spec: Any, shape: tuple[int, ...], groups: int = 1) -> None:
+    """Raise unless ``spec`` is an epitome for a layer whose weight has this shape.
+
+    Raises:
+        TypeError: naming ``what``, if it is no `EpitomeSpec`.
+        ValueError: naming ``what``, if the layer is a grouped convolution or its weight has another shape.
+    """
+    if not isinstance(spec, EpitomeSpec):
+        raise TypeError(f"{what} must be an EpitomeSpec, got {spec!r}")
+    if groups != 1:
+        raise ValueError(f"{what} is for a grouped convolution; groups must be 1 for an epitome, got {groups}")
+    if spec.shape != shape:
+        raise ValueError(f"{what} is for a weight {spec.shape}, but the layer has {shape}")
 
 
 class Patch(NamedTuple):
@@ -236,18 +244,24 @@ class Plan:
         only if there are more rows than positions; otherwise they differ in every block. When the positions run out
         within a row they start over, in the row of the first position where they began, in the other rows one place
         further than before: so blocks that share a patch in one row have different ones in another, and their
-        inputs are told apart, at no cost.
+        inputs are told apart, at no cost. Rows of eight blocks and four positions::
+
+            row 0    0 1 2 3  0 1 2 3    starts over where it began
+            row 1    1 2 3 0  2 3 0 1    8 blocks were placed, a full cycle: starts at 8 + 1; starts over at 2
+            row 2    2 3 0 1  3 0 1 2    starts at 16 + 2; starts over at 3
+            row 3    3 0 1 2  1 2 3 0    starts at 24 + 3; starts over at 1, for 0 is that of row 0
         """
         spec = self.spec
         n_out, n_in = spec.grid
         full = spec.in_channels // spec.block[1]  # blocks of a row that are not short
-        groups = math.ceil(n_out / spec.wrap)
+        groups = math.ceil(n_out / spec.wrap)  # rows that differ: wrapped ones are one
         positions = _positions(spec, groups * full + (n_in - full))
         count = len(positions)
-        first = np.arange(groups, dtype=np.int64) * full
-        first += first // math.lcm(full, count)
-        start, block = first[:, None] % count, np.arange(n_in)
-        begin = np.where(start > 0, 1 + (start - 1 + block // count) % max(count - 1, 1), 0)
+        placed = np.arange(groups, dtype=np.int64) * full  # blocks before the row
+        start = (placed + placed // math.lcm(full, count)) % count
+        block = np.arange(n_in)
+        further = (start[:, None] - 1 + block // count) % max(count - 1, 1)  # places 1 to count - 1, one by one
+        begin = np.where(start[:, None] > 0, 1 + further, 0)
         rows = (begin + block) % count
         return positions, rows[np.arange(n_out) // spec.wrap]
 
@@ -341,24 +355,6 @@ class Plan:
         """Distinct patches in use."""
         return len(self._assignment[0])
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data: the specification, and the offsets that any reader needs to apply it."""
-        return {"spec": self.spec.to_dict(), "offsets": self.offsets.tolist()}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Plan":
-        """Return the plan of ``to_dict``.
-
-        Raises:
-            ValueError: if a key is unknown or missing, or if the stored offsets are not those that this version
-                derives from the specification (weights trained with other offsets would be misread).
-        """
-        keys("a plan", data, ["spec", "offsets"])
-        plan = cls(EpitomeSpec.from_dict(data["spec"]))
-        if data["offsets"] != plan.offsets.tolist():
-            raise ValueError("offsets of the stored plan are not those that its specification leads to")
-        return plan
-
     def to_text(self, limit: int = 32) -> str:
         """Return a table of the blocks (the first ``limit``): which patch of the epitome feeds which."""
         spec = self.spec
@@ -384,35 +380,38 @@ def _positions(spec: EpitomeSpec, wanted: int) -> np.ndarray:
 
     A grid of offsets is grown, first until patches at its points would cover the whole epitome, then further,
     and in both steps along x, y, input and output channels in this order (a spatial shift costs no extra rows).
-    The covering points come first, so that they are used whenever there are enough blocks.
+    The covering points come first, so that they are used whenever there are enough blocks. Eight patches of 2 channels
+    and 3 columns in an epitome of 4 channels and 6 columns, where b may be 0 to 2 and x 0 to 3::
+
+        to cover      2 places along x, 2 along b      x = 0, 3 and b = 0, 2
+        further       4 along x: 8 points suffice      x = 0, 3, 1, 2 and b = 0, 2
+        (b, x)        (0, 0) (0, 3) (2, 0) (2, 3), which cover it, then (0, 1) (0, 2) (2, 1) (2, 2)
     """
     patch = np.array([*spec.block, *spec.kernel_size])
     admissible = np.array(spec.epitome) - patch + 1
     cover = -(-np.array(spec.epitome) // patch)
-    count = np.ones(4, dtype=np.int64)
+    count = np.ones(4, dtype=np.int64)  # places along each axis
     for target in (cover, admissible):
         for axis in (3, 2, 1, 0):
             others = count.prod() // count[axis]
             count[axis] = min(target[axis], max(count[axis], -(-wanted // others)))
     first = np.minimum(cover, count)
     axes = [_offsets(*sizes) for sizes in zip(admissible.tolist(), first.tolist(), count.tolist(), strict=True)]
-    digits = np.stack(np.unravel_index(np.arange(count.prod()), count), axis=1)
-    covering = (digits < first).all(axis=1)
-    kept = np.flatnonzero(covering)
-    if len(kept) > wanted:
-        kept = kept[_evenly(len(kept), wanted)]
-    rest = np.flatnonzero(~covering)
-    kept = np.concatenate([kept, rest[_evenly(len(rest), min(wanted - len(kept), len(rest)))]])
-    return np.stack([axis[digits[kept, d]] for d, axis in enumerate(axes)], axis=1)
+    points = np.stack(np.unravel_index(np.arange(count.prod()), count), axis=1)
+    covering = (points < first).all(axis=1)
+    kept = _evenly(np.flatnonzero(covering), wanted)
+    kept = np.concatenate([kept, _evenly(np.flatnonzero(~covering), wanted - len(kept))])
+    return np.stack([axis[points[kept, d]] for d, axis in enumerate(axes)], axis=1)
 
 
 def _offsets(admissible: int, first: int, count: int) -> np.ndarray:
     """Return ``count`` of the offsets along one axis: ``first`` of them from end to end, then some between."""
     ends = np.arange(first) * (admissible - 1) // max(first - 1, 1)
-    between = np.setdiff1d(np.arange(admissible), ends)
-    return np.concatenate([ends, between[_evenly(len(between), count - first)]])
+    between = np.delete(np.arange(admissible), ends)
+    return np.concatenate([ends, _evenly(between, count - first)])
 
 
-def _evenly(size: int, count: int) -> np.ndarray:
-    """Return ``count`` indices spread evenly over ``range(size)``."""
-    return np.arange(count) * size // max(count, 1)
+def _evenly(values: np.ndarray, count: int) -> np.ndarray:
+    """Return at most ``count`` of the values, spread evenly."""
+    count = min(count, len(values))
+    return values[np.arange(count) * len(values) // max(count, 1)]

@@ -1,4 +1,4 @@
-"""epimlib.epitome.trace"""
+"""A workload from a torch model: its exported graph is walked, and every operation that is a layer is kept."""
 
 import math
 import re
@@ -171,18 +171,18 @@ class _Tracer:
             kernel = integers("kernel_size", node.args[1], 2)
             stride = integers("stride", node.args[2], 2) if len(node.args) > 2 and node.args[2] else kernel
             padding = integers("padding", node.args[3], 2, 0) if len(node.args) > 3 else padding
-        number = 1 + sum(layer.kind == "pool" for layer in self.layers.values())
         return self._add(
-            f"pool{number}", kind="pool", in_channels=x[1], out_channels=x[1], kernel_size=kernel, stride=stride,
+            self._numbered("pool"), kind="pool", in_channels=x[1], out_channels=x[1], kernel_size=kernel, stride=stride,
             padding=padding, in_size=x[2:], out_size=size, inputs=sources,
         )  # fmt: skip
 
     def _join(self, kind: str, sources: tuple[str, ...], channels: int, size: tuple[int, int]) -> str:
-        number = 1 + sum(layer.kind == kind for layer in self.layers.values())
-        return self._add(
-            f"{kind}{number}", kind=kind, in_channels=channels, out_channels=channels, in_size=size, out_size=size,
-            inputs=sources,
-        )  # fmt: skip
+        shape = {"in_channels": channels, "out_channels": channels, "in_size": size, "out_size": size}
+        return self._add(self._numbered(kind), kind=kind, inputs=sources, **shape)
+
+    def _numbered(self, kind: str) -> str:
+        """Return the name of a layer that no module stands for: how many of its kind there are with it."""
+        return f"{kind}{1 + sum(layer.kind == kind for layer in self.layers.values())}"
 
 
 def _shape(node: Any) -> tuple[int, ...]:

@@ -9,13 +9,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from epimlib._checks import PROJECT, integers, keys, one_of, positive, read_json, write_json
-
-if TYPE_CHECKING:
-    pass
-
 
 FOLDER = PROJECT / "data" / "workloads"
 
@@ -88,6 +84,12 @@ class Layer:
     def weight_shape(self) -> tuple[int, int, int, int]:
         """``(C_out, C_in / groups, k_h, k_w)``; a linear layer is a 1x1 convolution."""
         return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+
+    @property
+    def axes(self) -> tuple[tuple[int, ...], ...]:
+        """For height and for width ``(in_size, out_size, kernel_size, stride, padding, dilation)``."""
+        fields = (self.in_size, self.out_size, self.kernel_size, self.stride, self.padding, self.dilation)
+        return tuple(zip(*fields, strict=True))
 
     @property
     def macs(self) -> int:

@@ -11,10 +11,9 @@ from epimlib._checks import keys, positive
 from epimlib.epitome.design import Design
 from epimlib.epitome.plan import EpitomeSpec
 from epimlib.epitome.workload import Workload, check_workload
-from epimlib.pim.cost import _Model
+from epimlib.pim.cost import CostModel
 from epimlib.pim.hardware import Hardware, check_hardware
 from epimlib.pim.mapping import layer_bits
-from epimlib.pim.report import LayerCost
 
 
 class Candidate(NamedTuple):
@@ -115,13 +114,13 @@ def tabulate(
     """
     if check_hardware(hardware).rules != "events":
         raise ValueError(f"rules must be 'events' to tabulate costs, which add up over layers, got {hardware.rules!r}")
-    model = _Model(hardware, positive("activation_bits", activation_bits))
+    model = CostModel(hardware, positive("activation_bits", activation_bits))
     names = [layer.name for layer in check_workload(workload).weighted]
     keys("candidates", candidates, names)
     values, rest, options = [], np.zeros(4), []
     for layer in workload.layers:
         if not layer.weighted:
-            rest += _sums(model.layer(layer, None, None))
+            rest += model.layer(layer, None, None).sums
             continue
         own = tuple(Candidate(*candidate) for candidate in candidates[layer.name])
         if not own:
@@ -129,12 +128,8 @@ def tabulate(
         for spec in {candidate.spec for candidate in own} - {None}:
             Design({layer.name: spec}).check(workload)
         options.append(own)
-        values.append(np.array([_sums(model.layer(layer, spec, bits)) for spec, bits in own]))
+        values.append(np.array([model.layer(layer, spec, bits).sums for spec, bits in own]))
     return CostTable(tuple(names), tuple(options), tuple(values), rest)
-
-
-def _sums(cost: LayerCost) -> tuple[float, float, float, int]:
-    return cost.latency, sum(cost.energy.values()), sum(cost.area.values()), cost.crossbars
 
 
 def evaluate_many(

@@ -27,8 +27,8 @@ all work at the same time; a bit takes ``t_bit = t_access / port + 1 / tile band
 has ``a`` arrays of ``M_r`` row blocks, which serve one group or several each; ``a = 1`` for all other layers. Input
 buffers are taken to be read evenly, and a word to be stored in one of them: for epitomes of the channel family that is
 a little less than they need. ``O`` are the output words of the layer, copies included: written once and read once to
-be sent. Partial sums of rounds have
-``b_s = b + b_x + ceil(log2 n)`` bits, ``n = C_in k_h k_w / G`` being the products that an output is the sum of.
+be sent. Partial sums of rounds have ``b_s = b + b_x + ceil(log2 n)`` bits, ``n = C_in k_h k_w / G`` being the products
+that an output is the sum of.
 
 **Energy**, by component::
 
@@ -65,50 +65,93 @@ activations (attention) the traffic is counted.
 its window is there (`epimlib.pim.pipeline`); all positions of a layer take equally long.
 """
 
-import dataclasses
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from epimlib.epitome.plan import EpitomeSpec
 from epimlib.epitome.workload import Layer
-from epimlib.pim.events import layer_events
+from epimlib.pim.events import Events, count_events, geometry, input_cycles
 from epimlib.pim.hardware import Hardware
-from epimlib.pim.mapping import bit_slices, map_layer, rows_in_use
+from epimlib.pim.mapping import LayerMapping, bit_slices, map_layer
 from epimlib.pim.report import LayerCost
 
 
-def _window_rows(layer: Layer) -> int:
-    """Return the rows of the feature map from the first to the last that a window touches."""
-    return layer.dilation[0] * (layer.kernel_size[0] - 1) + 1
+class _Parts(NamedTuple):
+    """What some components of a layer cost."""
+
+    time: dict[str, float]
+    energy: dict[str, float]
+    area: dict[str, float]
+    leakage: float = 0.0
 
 
-class _Model:
-    """The equations above for one accelerator; layers that are alike are computed once."""
+def _add_up(parts: Mapping[str, Mapping[str, float]], number: Mapping[str, float]) -> dict[str, float]:
+    """Return for every component the sum of what each of its parts costs times the number of them."""
+    return {name: math.fsum([number[part] * each for part, each in costs.items()]) for name, costs in parts.items()}
+
+
+def _input_words(layer: Layer) -> int:
+    """Return the input words from the first to the last row of the feature map that a window touches."""
+    return (layer.dilation[0] * (layer.kernel_size[0] - 1) + 1) * layer.in_size[1] * layer.in_channels
+
+
+def _cost(
+    layer: Layer, own: _Parts, traffic: _Parts, counts: dict[str, int], crossbars: int = 0, utilization: float = 0.0
+) -> LayerCost:
+    """Return the cost of a layer, which leaks while it works."""
+    time, leakage = own.time | traffic.time, own.leakage + traffic.leakage
+    energy = own.energy | traffic.energy | {"leakage": leakage * math.fsum(time.values())}
+    area = own.area | traffic.area
+    return LayerCost(layer.name, layer.kind, crossbars, utilization, time, energy, area, leakage, counts)
+
+
+class CostModel:
+    """The equations above for one accelerator; layers that are alike are computed once.
+
+    ``energy`` holds, for every component, what each event costs [J], and ``area`` what each part takes [m^2]: equations
+    (6) and (7) without buffers and network; a new component is a row in each. Names are the symbols of the equations.
+    """
 
     def __init__(self, hardware: Hardware, activation_bits: int) -> None:
-        self.hardware, self.bits = hardware, activation_bits
-        h, crossbar, digital = hardware, hardware.crossbar, hardware.digital
-        self.dacs = min(h.dac.per_crossbar, crossbar.rows)
-        self.adcs = min(h.adc.per_crossbar, crossbar.cols)
-        demux, mux = math.ceil(crossbar.rows / self.dacs), math.ceil(crossbar.cols / self.adcs)
-        convert = (2**h.adc.bits if h.adc.kind == "ramp" else 1) / h.adc.rate
+        self.hardware, self.b_x = hardware, activation_bits
+        h, digital = hardware, hardware.digital
+        S_r, S_c = h.crossbar.rows, h.crossbar.cols
+        self.D, self.A, self.T = min(h.dac.per_crossbar, S_r), min(h.adc.per_crossbar, S_c), digital.period
+        demux, mux = math.ceil(S_r / self.D), math.ceil(S_c / self.A)
         drive = 1 / h.dac.rate + h.array.read_latency
-        self.read_time = drive + digital.stages(demux) * digital.decoder_latency
-        self.convert_time = convert + digital.stages(mux) * digital.mux_latency
-        self.bit_time = h.buffer.access_time / h.buffer.port_bits + 1 / h.tile.bandwidth
-        clock = digital.period
-        demux_power, mux_power = (digital.transistors(ratio) * digital.transistor_power for ratio in (demux, mux))
-        demux_area, mux_area = (digital.transistors(ratio) * digital.transistor_area for ratio in (demux, mux))
-        self.cell_energy = h.array.cell_power * h.array.read_latency
-        self.dac_energy = h.dac.power * drive
-        self.adc_energy = h.adc.power * convert
-        self.per_dac = clock * (h.register.power + demux_power)
-        self.per_adc = clock * (h.register.power + mux_power)
-        self.crossbar_area = crossbar.rows * crossbar.cols * h.array.cell_area + crossbar.rows * h.array.driver_area
-        self.digital_area = self.adcs * (h.shift_add.area + h.register.area + mux_area)
-        self.digital_area += self.dacs * (h.register.area + demux_area)
-        # With one ADC for each column, the steps that follow one another are the reads.
-        self.reads = dataclasses.replace(h, adc=dataclasses.replace(h.adc, per_crossbar=crossbar.cols))
+        convert = (2**h.adc.bits if h.adc.kind == "ramp" else 1) / h.adc.rate
+        self.t_read = drive + digital.stages(demux) * digital.decoder_latency
+        self.t_convert = convert + digital.stages(mux) * digital.mux_latency
+        self.t_bit = h.buffer.access_time / h.buffer.port_bits + 1 / h.tile.bandwidth
+        self.energy = {
+            "crossbar": {"cell_reads": h.array.cell_power * h.array.read_latency},
+            "DAC": {"dac_conversions": h.dac.power * drive},
+            "ADC": {"adc_conversions": h.adc.power * convert},
+            "digital": {
+                "shift_adds": self.T * h.shift_add.power,
+                "tree_adds": self.T * h.adder.power,
+                "offset_adds": self.T * h.adder.power,
+                "dac_conversions": self.T * (h.register.power + digital.transistors(demux) * digital.transistor_power),
+                "adc_conversions": self.T * (h.register.power + digital.transistors(mux) * digital.transistor_power),
+            },
+            "joint module": {"joins": self.T * h.joint.power},
+            "index tables": {"table_bits": h.table.read_energy},
+        }
+        self.area = {
+            "crossbar": {"crossbars": S_r * S_c * h.array.cell_area + S_r * h.array.driver_area},
+            "DAC": {"DACs": h.dac.area},
+            "ADC": {"ADCs": h.adc.area},
+            "digital": {
+                "ADCs": h.shift_add.area + h.register.area + digital.transistors(mux) * digital.transistor_area,
+                "DACs": h.register.area + digital.transistors(demux) * digital.transistor_area,
+                "adders": h.adder.area,
+            },
+            "joint module": {"joints": h.joint.area},
+            "index tables": {"table bits": h.table.area},
+            "pooling": {"tiles": h.pooling.area},
+            "network": {"tiles": h.chip.router_area},
+        }
         self.known: dict[tuple, LayerCost] = {}
 
     def layer(self, layer: Layer, spec: EpitomeSpec | None, bits: int | None) -> LayerCost:
@@ -125,113 +168,93 @@ class _Model:
             self.known[key] = cost
         return self.known[key]
 
-    def _weighted(self, layer: Layer, spec: EpitomeSpec | None, bits: int) -> LayerCost:
-        h, a, clock = self.hardware, self.bits, self.hardware.digital.period
-        polarity = h.crossbar.polarity
-        n = layer_events(layer, spec, h, bits, a)
-        mapped = map_layer(layer, spec, h.crossbar, bit_slices(bits, h.crossbar))
-        if spec is None and layer.groups == 1:  # one round, and its columns share the ADCs evenly
-            reads = n.steps // math.ceil(min(mapped.cols, h.crossbar.cols) / self.adcs)
-        else:
-            reads = layer_events(layer, spec, self.reads, bits, a).steps
-        window = math.prod(spec.epitome[2:] if spec else layer.kernel_size)
-        row_blocks = math.ceil(mapped.rows / rows_in_use(window, h.crossbar))
-        col_blocks = mapped.blocks // row_blocks
-        arrays = col_blocks // math.ceil(mapped.cols / h.crossbar.cols)  # groups that share no word line
-        pairs = mapped.blocks * mapped.slices
-        tiles = math.ceil(pairs / (h.tile.groups * h.tile.elements))
+    def _weighted(self, layer: Layer, spec: EpitomeSpec | None, b: int) -> LayerCost:
+        h = self.hardware
+        mapped = map_layer(layer, spec, h.crossbar, bit_slices(b, h.crossbar))
+        g = geometry(layer, spec, h)
+        n = count_events(layer, g, h, b, self.b_x)
         table_bits = n.table_bits // layer.positions
-
-        outputs = layer.positions * layer.out_channels  # words
-        partial = a + bits + math.ceil(math.log2(math.prod(layer.weight_shape[1:])))  # bits of a partial sum
-        read_bits = outputs * a + n.output_reads * partial
-        write_bits = outputs * a + (n.output_writes - outputs) * partial
-        traffic = self._traffic(
-            reads=(n.input_reads * a, read_bits),
-            writes=(n.input_writes * a, write_bits),
-            buffers=(row_blocks * arrays, col_blocks),
-            capacity=(_window_rows(layer) * layer.in_size[1] * layer.in_channels * a, 2 * layer.out_channels * partial),
-            sent=outputs * a,
-        )
-        depth = 1 + math.ceil(math.log2(row_blocks)) + (polarity == 1) + (n.joins > 0) + (table_bits > 0)
-        drained = (n.output_writes - n.copies) / (self.adcs * col_blocks)
+        M_r, M_c = mapped.packing.row_blocks, mapped.packing.arrays * mapped.packing.col_blocks
+        pairs = mapped.crossbars // mapped.polarity
+        number = {
+            "crossbars": mapped.crossbars,
+            "DACs": pairs * self.D,
+            "ADCs": pairs * self.A,
+            "adders": (M_r - 1) * M_c * self.A,
+            "joints": M_c * self.A,
+            "table bits": table_bits,
+            "tiles": math.ceil(pairs / (h.tile.groups * h.tile.elements)),
+        }
+        n_reads = layer.positions * input_cycles(self.b_x, h.dac.bits) * g.turns
         time = {
-            "analog": max(reads * self.read_time, n.steps * self.convert_time),
-            "digital": clock * (n.rounds * depth + drained),
-        } | traffic.time
-        leakage = traffic.leakage + table_bits * h.table.leakage
-        energy = {
-            "crossbar": n.cell_reads * self.cell_energy,
-            "DAC": n.dac_conversions * self.dac_energy,
-            "ADC": n.adc_conversions * self.adc_energy,
-            "digital": clock * (n.shift_adds * h.shift_add.power + (n.tree_adds + n.offset_adds) * h.adder.power)
-            + n.dac_conversions * self.per_dac
-            + n.adc_conversions * self.per_adc,
-            "joint module": clock * n.joins * h.joint.power,
-            "index tables": n.table_bits * h.table.read_energy,
-        } | traffic.energy
-        energy["leakage"] = leakage * sum(time.values())
-        area = {
-            "crossbar": mapped.crossbars * self.crossbar_area,
-            "DAC": pairs * self.dacs * h.dac.area,
-            "ADC": pairs * self.adcs * h.adc.area,
-            "digital": pairs * self.digital_area + (row_blocks - 1) * col_blocks * self.adcs * h.adder.area,
-            "joint module": col_blocks * self.adcs * h.joint.area,
-            "index tables": table_bits * h.table.area,
-            "pooling": tiles * h.pooling.area,
-            "network": tiles * h.chip.router_area,
-        } | traffic.area
-        counts = n.to_dict() | {"tiles": tiles}
-        return LayerCost(
-            layer.name, layer.kind, mapped.crossbars, mapped.utilization, time, energy, area, leakage, counts
+            "analog": max(n_reads * self.t_read, n.steps * self.t_convert),
+            "digital": self.T * (n.rounds * self._stages(n, M_r) + (n.output_writes - n.copies) / (self.A * M_c)),
+        }
+        counts = n.to_dict() | {"tiles": number["tiles"]}
+        own = _Parts(time, _add_up(self.energy, counts), _add_up(self.area, number), table_bits * h.table.leakage)
+        traffic = self._weighted_traffic(layer, n, b, mapped)
+        return _cost(layer, own, traffic, counts, mapped.crossbars, mapped.utilization)
+
+    def _stages(self, n: Events, M_r: int) -> int:
+        """Return the clocked stages ``d`` of a round."""
+        offset = self.hardware.crossbar.polarity == 1
+        return 1 + math.ceil(math.log2(M_r)) + offset + (n.joins > 0) + (n.table_bits > 0)
+
+    def _weighted_traffic(self, layer: Layer, n: Events, b: int, mapped: LayerMapping) -> _Parts:
+        b_x, (_, _, a, M_r, col_blocks) = self.b_x, mapped.packing
+        O = layer.positions * layer.out_channels  # noqa: E741 - the symbol of the equations
+        b_s = b + b_x + math.ceil(math.log2(math.prod(layer.weight_shape[1:])))
+        return self._traffic(
+            reads=(n.input_reads * b_x, O * b_x + n.output_reads * b_s),
+            writes=(n.input_writes * b_x, O * b_x + (n.output_writes - O) * b_s),
+            buffers=(M_r * a, a * col_blocks),
+            capacity=(_input_words(layer) * b_x, 2 * layer.out_channels * b_s),
+            sent=O * b_x,
         )
 
     def _pool(self, layer: Layer) -> LayerCost:
-        h, a, pooling = self.hardware, self.bits, self.hardware.pooling
+        h, b_x, pooling = self.hardware, self.b_x, self.hardware.pooling
         window = math.prod(layer.kernel_size)
         outputs, fetched = layer.positions * layer.out_channels, layer.positions * layer.in_channels * window
         stored = math.prod(layer.in_size) * layer.in_channels
         passes = layer.positions * math.ceil(layer.in_channels / pooling.units) * math.ceil(window / pooling.window)
         traffic = self._traffic(
-            reads=(fetched * a, outputs * a),
-            writes=(stored * a, outputs * a),
+            reads=(fetched * b_x, outputs * b_x),
+            writes=(stored * b_x, outputs * b_x),
             buffers=(1, 1),
-            capacity=(_window_rows(layer) * layer.in_size[1] * layer.in_channels * a, 2 * layer.out_channels * a),
-            sent=outputs * a,
+            capacity=(_input_words(layer) * b_x, 2 * layer.out_channels * b_x),
+            sent=outputs * b_x,
         )
-        time = {"pooling": passes * pooling.latency} | traffic.time
-        energy = {"pooling": passes * pooling.latency * pooling.power} | traffic.energy
-        energy["leakage"] = traffic.leakage * sum(time.values())
-        area = {"pooling": pooling.area, "network": h.chip.router_area} | traffic.area
+        time = passes * pooling.latency
+        area = {"pooling": pooling.area, "network": h.chip.router_area}
+        own = _Parts({"pooling": time}, {"pooling": time * pooling.power}, area)
         counts = {"pooling_passes": passes, "input_reads": fetched, "input_writes": stored, "output_writes": outputs}
-        return LayerCost(layer.name, layer.kind, 0, 0.0, time, energy, area, traffic.leakage, counts | {"tiles": 1})
+        return _cost(layer, own, traffic, counts | {"tiles": 1})
 
     def _elementwise(self, layer: Layer) -> LayerCost:
         """Sums and products of feature maps; of a product of activations only the traffic, of a concatenation none."""
         if layer.kind == "concat":
             return LayerCost(layer.name, layer.kind, 0, 0.0, {}, {}, {})
-        h, a, clock = self.hardware, self.bits, self.hardware.digital.period
+        h, b_x = self.hardware, self.b_x
         words = layer.positions * layer.out_channels
         operands = max(len(layer.inputs), 2)
         parallel = math.ceil(layer.out_channels / h.crossbar.cols)
-        rounds = {"add": operands - 1, "multiply": (operands - 1) * a}.get(layer.kind, 0)  # additions for each word
-        width = layer.out_channels * a
+        rounds = {"add": operands - 1, "multiply": (operands - 1) * b_x}.get(layer.kind, 0)  # additions for each word
+        width = layer.out_channels * b_x
         traffic = self._traffic(
-            reads=(operands * words * a, words * a),
-            writes=(operands * words * a, words * a),
+            reads=(operands * words * b_x, words * b_x),
+            writes=(operands * words * b_x, words * b_x),
             buffers=(parallel, parallel),
             capacity=(operands * width, 2 * width),
-            sent=words * a,
+            sent=words * b_x,
         )
         lanes = h.pooling.units * parallel if rounds else 0
         steps = layer.positions * math.ceil(layer.out_channels / lanes) * rounds if rounds else 0
-        time = {"digital": clock * steps} | traffic.time
-        energy = {"digital": clock * words * rounds * h.adder.power} | traffic.energy
-        energy["leakage"] = traffic.leakage * sum(time.values())
-        area = {"digital": lanes * h.adder.area} | traffic.area
+        energy, area = self.T * words * rounds * h.adder.power, lanes * h.adder.area
+        own = _Parts({"digital": self.T * steps}, {"digital": energy}, {"digital": area})
         fetched = operands * words  # and written before
         counts = {"additions": words * rounds, "input_reads": fetched, "input_writes": fetched, "output_writes": words}
-        return LayerCost(layer.name, layer.kind, 0, 0.0, time, energy, area, traffic.leakage, counts)
+        return _cost(layer, own, traffic, counts)
 
     def _traffic(
         self,
@@ -240,13 +263,13 @@ class _Model:
         buffers: tuple[int, int],
         capacity: tuple[int, int],
         sent: int,
-    ) -> "_Traffic":
+    ) -> _Parts:
         """Return the cost of buffers and network; pairs are of input and output buffers, in bits."""
         h, buffer = self.hardware, self.hardware.buffer
         time, energy, area, leakage = {}, {}, {}, 0.0
         for name, read, write, number, size in zip(("input", "output"), reads, writes, buffers, capacity, strict=True):
             macro = buffer.macro(size / number)
-            time[f"{name} buffer"] = (read + write) / number * self.bit_time
+            time[f"{name} buffer"] = (read + write) / number * self.t_bit
             accesses = read * buffer.read_energy[macro] + write * buffer.write_energy[macro]
             energy[f"{name} buffer"] = accesses / buffer.port_bits
             area[f"{name} buffer"] = number * buffer.area[macro]
@@ -254,11 +277,4 @@ class _Model:
         time["network"] = h.chip.hops * sent / (buffers[1] * h.chip.bandwidth)
         moved = sum(reads) + sum(writes)
         energy["network"] = moved * h.tile.bit_energy + h.chip.hops * sent * h.chip.hop_energy
-        return _Traffic(time, energy, area, leakage)
-
-
-class _Traffic(NamedTuple):
-    time: dict[str, float]
-    energy: dict[str, float]
-    area: dict[str, float]
-    leakage: float
+        return _Parts(time, energy, area, leakage)

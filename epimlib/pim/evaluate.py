@@ -1,6 +1,5 @@
 """What one image costs: every layer by the equations of `epimlib.pim.cost`, then the layers in time."""
 
-import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,7 +9,7 @@ from epimlib.epitome.design import Design
 from epimlib.epitome.plan import EpitomeSpec
 from epimlib.epitome.workload import Workload, check_workload
 from epimlib.pim import mnsim
-from epimlib.pim.cost import _Model
+from epimlib.pim.cost import CostModel
 from epimlib.pim.hardware import Hardware, check_hardware
 from epimlib.pim.mapping import bit_slices, layer_bits, map_layer
 from epimlib.pim.pipeline import pipeline
@@ -57,7 +56,7 @@ def evaluate(
         layers = mnsim.layer_costs(workload, hardware, weights, activation_bits, pipelined)
         baseline = mnsim.crossbars(workload, hardware, baseline_bits)
     else:
-        model = _Model(hardware, activation_bits)
+        model = CostModel(hardware, activation_bits)
         layers = [model.layer(layer, design.get(layer.name), weights.get(layer.name)) for layer in workload.layers]
         layers = _schedule(workload, layers, pipelined)
         baseline = sum(map_layer(layer, None, hardware.crossbar, slices).crossbars for layer in workload.weighted)
@@ -85,6 +84,6 @@ def _schedule(workload: Workload, costs: list[LayerCost], pipelined: bool) -> li
         finish = np.cumsum([cost.latency for cost in costs]).tolist()
         spans = list(zip([0.0, *finish[:-1]], finish, strict=True))
     return [
-        dataclasses.replace(cost, name=layer.name, start=start, finish=finish)
+        LayerCost(**vars(cost) | {"name": layer.name, "start": start, "finish": finish})
         for layer, cost, (start, finish) in zip(workload.layers, costs, spans, strict=True)
     ]

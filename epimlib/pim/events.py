@@ -21,20 +21,18 @@ What is assumed of the hardware (our reconstruction, after ISAAC and MNSIM):
   the row groups that hold its own rows.
 """
 
-import dataclasses
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from epimlib._checks import keys, positive
-from epimlib.epitome.plan import EpitomeSpec
+from epimlib._checks import positive
+from epimlib.epitome.plan import EpitomeSpec, check_fit
 from epimlib.epitome.workload import Layer
-from epimlib.pim.hardware import Hardware
-from epimlib.pim.mapping import bit_slices, groups_per_crossbar, rows_in_use
+from epimlib.pim.hardware import Crossbar, Hardware
+from epimlib.pim.mapping import bit_slices, pack, rows_in_use
 from epimlib.pim.tables import Tables
 
 
@@ -96,12 +94,6 @@ class Events:
         """Return the counts by name."""
         return dict(vars(self))
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Events":
-        """Return the events of ``to_dict``; unknown or missing keys raise ``ValueError``."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        return cls(**{name: positive(name, count, 0) for name, count in keys("events", data, names).items()})
-
     def __str__(self) -> str:
         counts = self.to_dict()
         width = max(len(f"{count:,}") for count in counts.values())
@@ -116,8 +108,10 @@ class Geometry(NamedTuple):
     """What one output position takes of the crossbars of one bit slice and sign, summed over the rounds."""
 
     rounds: int
+    turns: int
+    """Row groups that are read one after the other: those of the crossbar that takes longest of each round."""
     steps: int
-    """Row groups x columns that share an ADC, in the crossbar that takes longest of each round."""
+    """These row groups x columns that share an ADC."""
     channels: int
     """Input channels fetched."""
     rows: int
@@ -130,14 +124,14 @@ class Geometry(NamedTuple):
     """Rows x columns."""
     conversions: int
     """Row groups x columns."""
-    tree_adds: int
-    """(Row blocks - 1) x columns."""
     columns: int
     """Columns sensed."""
-    joins: int
+    tree_adds: int = 0
+    """(Row blocks - 1) x columns."""
+    joins: int = 0
     """Columns of the rounds that extend a partial sum."""
-    copies: int
-    table_bits: int
+    copies: int = 0
+    table_bits: int = 0
 
 
 def layer_events(
@@ -163,21 +157,19 @@ def layer_events(
         ValueError: if the layer has no weight, the epitome is for another weight, or a crossbar is smaller
             than one channel's window.
     """
-    if not layer.weighted:
-        raise ValueError(f"layer must have a weight, got {layer.name!r} of kind {layer.kind!r}")
+    return count_events(layer, geometry(layer, spec, hardware), hardware, bits, activation_bits, signed)
+
+
+def count_events(
+    layer: Layer, g: Geometry, hardware: Hardware, bits: int, activation_bits: int, signed: bool = False
+) -> Events:
+    """Return `layer_events` of the layer whose `geometry` is ``g``."""
     crossbar = hardware.crossbar
     slices = bit_slices(bits, crossbar)
     cycles = input_cycles(activation_bits, hardware.dac.bits, signed)
-    dacs = min(hardware.dac.per_crossbar, crossbar.rows)
-    adcs = min(hardware.adc.per_crossbar, crossbar.cols)
-    if spec is None:
-        g = _dense(layer, crossbar, dacs, adcs)
-    else:
-        check_spec(layer, spec)
-        g = _epitome(spec, hardware.reuse, crossbar, dacs, adcs)
     positions = layer.positions
     analog = positions * cycles * slices
-    taps = math.prod(map(_taps, *(getattr(layer, name) for name in _SPATIAL)))
+    taps = math.prod(_taps(*axis) for axis in layer.axes)
     return Events(
         rounds=positions * g.rounds,
         steps=positions * cycles * g.steps,
@@ -205,19 +197,6 @@ def input_cycles(activation_bits: int, dac_bits: int, signed: bool = False) -> i
     return math.ceil((activation_bits - signed) / positive("dac.bits", dac_bits)) + signed
 
 
-def check_spec(layer: Layer, spec: EpitomeSpec) -> None:
-    """Raise ValueError unless the epitome is for this layer's weight."""
-    if layer.groups != 1:
-        raise ValueError(f"layer {layer.name!r} has groups={layer.groups}; only groups=1 can be an epitome")
-    if spec.shape != layer.weight_shape:
-        raise ValueError(
-            f"epitome of {layer.name!r} must be for a weight {layer.weight_shape}, got one for {spec.shape}"
-        )
-
-
-_SPATIAL = ("in_size", "out_size", "kernel_size", "stride", "padding", "dilation")
-
-
 def _taps(size: int, out: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
     """Return how many of the ``out * kernel`` window elements along one axis lie inside the feature map."""
     total = 0
@@ -227,83 +206,111 @@ def _taps(size: int, out: int, kernel: int, stride: int, padding: int, dilation:
     return total
 
 
-def _dense(layer: Layer, crossbar: Any, dacs: int, adcs: int) -> Geometry:
-    out, inp, *kernel = layer.weight_shape
-    window = math.prod(kernel)
-    rows, cols = inp * window, out // layer.groups  # of one group
-    row_blocks, col_blocks = 1, 1
-    shared = min(groups_per_crossbar(rows, cols, window, crossbar), layer.groups)
-    if shared > 1:
+def geometry(layer: Layer, spec: EpitomeSpec | None, hardware: Hardware) -> Geometry:
+    """Return what one output position of a layer takes; arguments and errors are those of `layer_events`."""
+    if not layer.weighted:
+        raise ValueError(f"layer must have a weight, got {layer.name!r} of kind {layer.kind!r}")
+    crossbar = hardware.crossbar
+    converters = min(hardware.dac.per_crossbar, crossbar.rows), min(hardware.adc.per_crossbar, crossbar.cols)
+    if spec is None:
+        return _dense(layer.weight_shape, layer.groups, crossbar, *converters)
+    check_fit(f"epitome of {layer.name!r}", spec, layer.weight_shape, layer.groups)
+    return _sampled(spec, hardware.reuse, crossbar, *converters)
 
-        def sensed(groups: int) -> list[int]:
-            """Groups that are sensed in each row group of a crossbar that ``groups`` share."""
-            starts = range(0, groups * rows, dacs)
-            return [min(groups - 1, (start + dacs - 1) // rows) - start // rows + 1 for start in starts]
 
-        full, rest = layer.groups // shared, sensed(layer.groups % shared)
-        reads = full * len(sensed(shared)) + len(rest)
-        conversions = cols * (full * sum(sensed(shared)) + sum(rest))
-        steps = sum(math.ceil(groups * cols / adcs) for groups in sensed(shared))
-    else:
-        usable = rows_in_use(window, crossbar)
-        row_blocks, col_blocks = math.ceil(rows / usable), math.ceil(cols / crossbar.cols)
-        row_groups = rows // usable * math.ceil(usable / dacs) + math.ceil(rows % usable / dacs)
-        reads, conversions = layer.groups * row_groups * col_blocks, layer.groups * row_groups * cols
-        steps = math.ceil(min(rows, usable) / dacs) * math.ceil(min(cols, crossbar.cols) / adcs)
+@lru_cache(maxsize=4096)
+def _dense(shape: tuple[int, int, int, int], groups: int, crossbar: Crossbar, dacs: int, adcs: int) -> Geometry:
+    """Return what a dense layer takes: as the epitome that is its own weight.
+
+    Groups of a grouped convolution are layers side by side, unless they share crossbars: they work at the same time,
+    and all else adds up.
+    """
+    out, inp, *kernel = shape
+    window, cols = math.prod(kernel), out // groups
+    together = pack(groups, inp * window, cols, window, crossbar).together
+    if together > 1:
+        return _shared(groups, inp, window, cols, together, dacs, adcs)
+    one = _sampled(EpitomeSpec.dense(cols, inp, kernel), False, crossbar, dacs, adcs)
+    return Geometry(*(groups * count for count in one))._replace(rounds=1, turns=one.turns, steps=one.steps)
+
+
+def _shared(groups: int, channels: int, window: int, cols: int, together: int, dacs: int, adcs: int) -> Geometry:
+    """Return what ``groups`` take of which ``together`` share a crossbar; channels and columns are of one group."""
+    rows = channels * window
+
+    def sensed(groups: int) -> list[int]:
+        """Groups that are sensed in each row group of a crossbar that ``groups`` share."""
+        starts = range(0, groups * rows, dacs)
+        return [min(groups - 1, (start + dacs - 1) // rows) - start // rows + 1 for start in starts]
+
+    full, rest = divmod(groups, together)
+    everywhere = full * sensed(together) + sensed(rest)
     return Geometry(
         rounds=1,
-        steps=steps,
-        channels=layer.in_channels,
-        rows=layer.groups * rows,
-        lines=layer.groups * rows * col_blocks,
-        reads=reads,
-        cells=layer.groups * rows * cols,
-        conversions=conversions,
-        tree_adds=layer.groups * (row_blocks - 1) * cols,
-        columns=out,
-        joins=0,
-        copies=0,
-        table_bits=0,
+        turns=len(sensed(together)),
+        steps=sum(math.ceil(number * cols / adcs) for number in sensed(together)),
+        channels=groups * channels,
+        rows=groups * rows,
+        lines=groups * rows,
+        reads=len(everywhere),
+        cells=groups * rows * cols,
+        conversions=cols * sum(everywhere),
+        columns=groups * cols,
     )
 
 
 @lru_cache(maxsize=4096)
-def _epitome(spec: EpitomeSpec, reuse: bool, crossbar: Any, dacs: int, adcs: int) -> Geometry:
+def _sampled(spec: EpitomeSpec, reuse: bool, crossbar: Crossbar, dacs: int, adcs: int) -> Geometry:
+    """Return what the rounds of an epitome's index tables take."""
     tables = Tables.from_plan(spec.plan(), reuse)
     column, _, columns, extends = tables.ofat.T
     rows = tables.ifat[:, 1] * math.prod(spec.kernel_size)
-
-    # Row groups are numbered through all row blocks. Mark the first of every run of driven word lines and the
-    # one after its last: the running sum is positive where a run lies.
-    usable = rows_in_use(math.prod(spec.epitome[2:]), crossbar)
-    per_block = math.ceil(usable / dacs)
-    start = tables.runs
-    run, driven = start.shape, start >= 0
-    number = np.broadcast_to(np.arange(tables.rounds)[:, None], run)[driven]
-    first, last = start[driven], start[driven] + spec.kernel_size[1] - 1
-    blocks = math.ceil(spec.rows / usable)
-    mark = np.zeros((tables.rounds, blocks * per_block + 1), dtype=np.int64)
-    np.add.at(mark, (number, first // usable * per_block + first % usable // dacs), 1)
-    np.add.at(mark, (number, last // usable * per_block + last % usable // dacs + 1), -1)
-    touched = (mark.cumsum(axis=1)[:, :-1] > 0).reshape(tables.rounds, blocks, per_block).sum(axis=2)
-    row_groups, row_blocks = touched.sum(axis=1), (touched > 0).sum(axis=1)
-
-    col_blocks = (column + columns - 1) // crossbar.cols - column // crossbar.cols + 1
-    left = np.minimum(columns, crossbar.cols - column % crossbar.cols)
-    right = columns - left - np.maximum(col_blocks - 2, 0) * crossbar.cols
-    widest = np.where(col_blocks > 2, crossbar.cols, np.maximum(left, right))
+    driven = _row_groups(tables, rows_in_use(math.prod(spec.epitome[2:]), crossbar), dacs)
+    turns, row_groups, row_blocks = driven.max(axis=1), driven.sum(axis=1), (driven > 0).sum(axis=1)
+    col_blocks, widest = _column_blocks(column, columns, crossbar.cols)
     return Geometry(
         rounds=tables.rounds,
-        steps=int((touched.max(axis=1) * -(-widest // adcs)).sum()),
+        turns=int(turns.sum()),
+        steps=int((turns * -(-widest // adcs)).sum()),
         channels=int(tables.ifat[:, 1].sum()),
         rows=int(rows.sum()),
         lines=int((rows * col_blocks).sum()),
         reads=int((row_groups * col_blocks).sum()),
         cells=int((rows * columns).sum()),
         conversions=int((row_groups * columns).sum()),
-        tree_adds=int(((row_blocks - 1) * columns).sum()),
         columns=int(columns.sum()),
+        tree_adds=int(((row_blocks - 1) * columns).sum()),
         joins=int((columns * extends).sum()),
         copies=int(tables.copies[:, 2].sum()),
         table_bits=tables.bits,
     )
+
+
+def _row_groups(tables: Tables, usable: int, dacs: int) -> np.ndarray:
+    """Return how many row groups each round drives in every row block, ``(rounds, row blocks)``.
+
+    Row groups are numbered through all row blocks. The first that a run of driven word lines touches is marked with 1,
+    the one after its last with -1; the running sum is positive where a run lies. With row blocks of 4 word lines,
+    2 DACs, and runs of the word lines 1 to 2 and 6 to 7 of 10::
+
+        row group     0  1 |  2  3 |  4  5 |
+        marks         1  0   -1  1   -1  0    0
+        running sum   1  1    0  1    0  0          driven: two row groups of the first row block, one of the second
+    """
+    per_block, blocks = math.ceil(usable / dacs), math.ceil(tables.spec.rows / usable)
+    round, run = np.nonzero(tables.runs >= 0)
+    first = tables.runs[round, run]
+    last = first + tables.spec.kernel_size[1] - 1
+    mark = np.zeros((tables.rounds, blocks * per_block + 1), dtype=np.int64)
+    np.add.at(mark, (round, first // usable * per_block + first % usable // dacs), 1)
+    np.add.at(mark, (round, last // usable * per_block + last % usable // dacs + 1), -1)
+    driven = mark.cumsum(axis=1)[:, :-1] > 0
+    return driven.reshape(tables.rounds, blocks, per_block).sum(axis=2)
+
+
+def _column_blocks(column: np.ndarray, columns: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many column blocks the columns of each round lie in, and how many columns at most in one of them."""
+    blocks = (column + columns - 1) // size - column // size + 1
+    left = np.minimum(columns, size - column % size)
+    right = columns - left - np.maximum(blocks - 2, 0) * size
+    return blocks, np.where(blocks > 2, size, np.maximum(left, right))

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from epimlib._checks import keys, nearest, one_of, positive
+from epimlib._checks import keys, nearest, one_of, parse_yaml, positive
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -300,20 +300,22 @@ class Hardware:
     """Every constant as written, with its source."""
 
     @classmethod
+    @functools.cache
     def preset(cls, name: str) -> "Hardware":
         """Return a stored description: ``"default"``, ``"isaac"``, ``"mnsim-2024"`` or ``"mnsim-2021"``."""
-        return _preset(name)
+        folder = files("epimlib.pim") / "presets"
+        stored = [file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml")]
+        if name not in stored:
+            raise ValueError(f"unknown preset {name!r}; {nearest(name, stored)}")
+        return cls.from_yaml((folder / f"{name}.yaml").read_text(encoding="utf-8"))
 
     @classmethod
     def from_yaml(cls, text: str) -> "Hardware":
         """Return the description of a YAML text in the form of the presets."""
-        import yaml
-
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # both safe; the first is fast, where it was built
         try:
-            data = yaml.load(text, Loader=loader)
-        except yaml.YAMLError as error:
-            raise ValueError(f"hardware description is not YAML: {' '.join(str(error).split())}") from error
+            data = parse_yaml(text)
+        except ValueError as error:
+            raise ValueError(f"hardware description is not YAML: {error}") from error
         return cls.from_dict(data)
 
     @classmethod
@@ -413,15 +415,6 @@ def check_hardware(hardware: Any) -> Hardware:
 _SECTIONS = {f.name: f.type for f in dataclasses.fields(Hardware) if dataclasses.is_dataclass(f.type)}
 _FIELDS = {f"{section}.{f.name}": f for section, cls in _SECTIONS.items() for f in dataclasses.fields(cls)}
 _FIELDS["reuse"] = next(field for field in dataclasses.fields(Hardware) if field.name == "reuse")
-
-
-@functools.cache
-def _preset(name: str) -> Hardware:
-    folder = files("epimlib.pim") / "presets"
-    stored = [file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml")]
-    if name not in stored:
-        raise ValueError(f"unknown preset {name!r}; {nearest(name, stored)}")
-    return Hardware.from_yaml((folder / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def _constant(name: str, entry: Any, sources: Mapping[str, str]) -> Constant:

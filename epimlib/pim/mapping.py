@@ -11,7 +11,7 @@ and with polarity 2 every slice takes a pair of crossbars::
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from epimlib._checks import nearest, positive
 from epimlib.epitome.design import Design
@@ -21,6 +21,68 @@ from epimlib.pim.hardware import Crossbar, Hardware, check_hardware
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+class Packing(NamedTuple):
+    """How the matrices of the groups of a layer lie on crossbars.
+
+    What is mapped together is an *array*: one group, or several that share a crossbar, each with own rows and columns.
+    Matrix row ``r`` of an array lies in row block ``r // usable``, on word line ``r % usable``.
+    """
+
+    usable: int
+    """Rows of the matrix that one crossbar holds."""
+    together: int
+    """Groups in one array."""
+    arrays: int
+    row_blocks: int
+    """Crossbar-sized blocks of one array, from the first word line to the last."""
+    col_blocks: int
+    """Crossbar-sized blocks of one array, from the first column to the last."""
+
+    @property
+    def blocks(self) -> int:
+        """Crossbar-sized blocks of all arrays."""
+        return self.arrays * self.row_blocks * self.col_blocks
+
+
+def pack(groups: int, rows: int, cols: int, window: int, crossbar: Crossbar, layer: str | None = None) -> Packing:
+    """Return where ``groups`` matrices of ``rows x cols`` lie, with ``window`` rows for each channel.
+
+    Raises:
+        ValueError: naming the layer if it is given; as `rows_in_use`.
+    """
+    usable = rows_in_use(window, crossbar, layer)
+    together = min(groups, groups_per_crossbar(rows, cols, window, crossbar)) if groups > 1 else 1
+    return Packing(
+        usable, together, math.ceil(groups / together), math.ceil(rows / usable), math.ceil(cols / crossbar.cols)
+    )
+
+
+def rows_in_use(window: int, crossbar: Crossbar, layer: str | None = None) -> int:
+    """Return how many rows of the layer's matrix one crossbar holds.
+
+    With channel packing whole channels only, of ``window`` rows each; with dense packing as many as it has.
+
+    Raises:
+        ValueError: if a crossbar has fewer rows than one channel's window (channel packing).
+    """
+    if crossbar.packing == "dense":
+        return crossbar.rows
+    if window > crossbar.rows:
+        channel = f"one channel of {layer!r}" if layer else "one channel"
+        raise ValueError(f"crossbar.rows must hold the {window} rows of {channel}, got {crossbar.rows}")
+    return crossbar.rows // window * window
+
+
+def groups_per_crossbar(rows: int, cols: int, window: int, crossbar: Crossbar) -> int:
+    """Return how many groups of a grouped convolution share a crossbar, each on its own rows and columns.
+
+    A group whose matrix does not fit one crossbar has crossbars of its own: then 1.
+    """
+    if rows > rows_in_use(window, crossbar) or cols > crossbar.cols:
+        return 1
+    return min(crossbar.rows // rows, crossbar.cols // cols)
 
 
 @dataclass(frozen=True)
@@ -33,12 +95,16 @@ class LayerMapping:
     cols: int
     """Logical columns that the matrix needs (of one group)."""
     groups: int
-    blocks: int
-    """Crossbar-sized blocks of the matrix, all groups together."""
+    packing: Packing
     slices: int
     """Bit slices of a weight."""
     polarity: int
     crossbar_cells: int
+
+    @property
+    def blocks(self) -> int:
+        """Crossbar-sized blocks of the matrix, all groups together."""
+        return self.packing.blocks
 
     @property
     def crossbars(self) -> int:
@@ -71,24 +137,14 @@ class NetworkMapping:
     @property
     def utilization(self) -> float:
         """Share of all cells that hold a part of a weight."""
-        return sum(layer.utilization * layer.crossbars for layer in self.layers) / self.crossbars
+        return math.fsum(layer.utilization * layer.crossbars for layer in self.layers) / self.crossbars
 
     def by_layer(self) -> "pd.DataFrame":
         """Return one row per layer."""
         import pandas as pd
 
-        rows = [
-            (
-                layer.name,
-                layer.rows,
-                layer.cols,
-                layer.blocks,
-                layer.slices,
-                layer.crossbars,
-                layer.utilization,
-            )
-            for layer in self.layers
-        ]
+        fields = ["name", "rows", "cols", "blocks", "slices", "crossbars", "utilization"]
+        rows = [[getattr(layer, field) for field in fields] for layer in self.layers]
         names = ["layer", "word lines", "logical columns", "blocks", "bit slices", "crossbars", "utilization"]
         return pd.DataFrame(rows, columns=names).set_index("layer")
 
@@ -157,45 +213,6 @@ def map_layer(layer: Layer, spec: EpitomeSpec | None, crossbar: Crossbar, slices
     groups = 1 if spec else layer.groups
     area = math.prod(window)
     rows, cols = inp * area, out // groups
-    if crossbar.packing == "channel":
-        channels = crossbar.rows // area
-        if channels == 0:
-            raise ValueError(
-                f"crossbar.rows must hold the {area} rows of one channel of {layer.name!r}, got {crossbar.rows}"
-            )
-        row_blocks = math.ceil(inp / channels)
-    else:
-        row_blocks = math.ceil(rows / crossbar.rows)
-    blocks = row_blocks * math.ceil(cols / crossbar.cols)
-    if groups > 1 and blocks == 1:  # several groups share a crossbar, each on its own rows and columns
-        blocks = math.ceil(groups / min(crossbar.rows // rows, crossbar.cols // cols))
-    else:
-        blocks *= groups
+    packing = pack(groups, rows, cols, area, crossbar, layer.name)
     cells = crossbar.rows * crossbar.cols
-    return LayerMapping(layer.name, rows, cols, groups, blocks, slices, crossbar.polarity, cells)
-
-
-def rows_in_use(window: int, crossbar: Crossbar) -> int:
-    """Return how many rows of the layer's matrix one crossbar holds.
-
-    With channel packing whole channels only, of ``window`` rows each; so matrix row ``r`` lies in row block
-    ``r // rows_in_use`` on word line ``r % rows_in_use``, with either packing.
-
-    Raises:
-        ValueError: if a crossbar has fewer rows than one channel's window (channel packing).
-    """
-    if crossbar.packing == "dense":
-        return crossbar.rows
-    if window > crossbar.rows:
-        raise ValueError(f"crossbar.rows must hold the {window} rows of one channel, got {crossbar.rows}")
-    return crossbar.rows // window * window
-
-
-def groups_per_crossbar(rows: int, cols: int, window: int, crossbar: Crossbar) -> int:
-    """Return how many groups of a grouped convolution share a crossbar, each on its own rows and columns.
-
-    A group whose matrix does not fit one crossbar has crossbars of its own: then 1.
-    """
-    if rows > rows_in_use(window, crossbar) or cols > crossbar.cols:
-        return 1
-    return min(crossbar.rows // rows, crossbar.cols // cols)
+    return LayerMapping(layer.name, rows, cols, groups, packing, slices, crossbar.polarity, cells)

@@ -9,12 +9,16 @@ period, ``n`` analog steps of one output position.
 
 - *Mapping.* Every bit of a weight has a crossbar of its own, whatever a cell stores. A PE holds ``g`` bits of one
   block, ``PE = ceil(b / g) * column blocks * row blocks``; a tile holds four and serves one layer. Tiles lie in layer
-  order on L-shaped shells that grow from a corner of the grid.
+  order on L-shaped shells that grow from a corner of the grid. There: ``TCG`` in
+  Mapping_Model/Tile_connection_graph.py.
 - *Latency* of one output position: write and read of the line buffer, ``n`` times DAC, crossbar and ADC, registers
   and multiplexers, joint modules of the tile, output buffer, merging of the layer's tiles, transfer to the next layer,
-  one after the other; ``n = ceil(b_x / b_DAC) ceil(rows / DACs) ceil(columns / ADCs)``.
-- *Energy*: power of each component times the time that it has in this sum; a partly filled tile counts as full.
-- *Area*: tiles in use times the area of a tile.
+  one after the other; ``n = ceil(b_x / b_DAC) ceil(rows / DACs) ceil(columns / ADCs)``. There: ``Model_latency`` in
+  Latency_Model/Model_latency.py, and ``PE_latency_analysis``, ``tile_latency_analysis`` and
+  ``pooling_latency_analysis`` in the files of these names beside it.
+- *Energy*: power of each component times the time that it has in this sum; a partly filled tile counts as full. There:
+  ``Model_inference_power`` in Power_Model/Model_inference_power.py, ``Model_energy`` in Energy_Model/Model_energy.py.
+- *Area*: tiles in use times the area of a tile. There: ``Model_area`` in Area_Model/Model_Area.py.
 """
 
 import math
@@ -61,20 +65,6 @@ def layer_costs(
     ]
 
 
-def accumulator_area(workload: Workload, hardware: Hardware, activation_bits: int) -> tuple[float, float]:
-    """Return the area of the adders and of the buffer of the accumulator of residual sums [m^2].
-
-    The simulator adds them to its totals of the digital logic and of the buffers, but not to the area of the chip.
-    """
-    sums = [layer for layer in workload.layers if layer.kind == "add"]
-    if not sums:
-        return 0.0, 0.0
-    adders = sum(layer.out_channels * len(layer.inputs) // 2 for layer in sums)
-    words = (layer.out_channels * activation_bits * len(layer.inputs) / 8 for layer in sums)
-    macro = hardware.buffer.macro(sum(8 * 2 ** math.ceil(math.log2(word)) for word in words))
-    return adders * hardware.adder.area * max(8, activation_bits) / 8, hardware.buffer.area[macro]
-
-
 @dataclass
 class _Placed:
     """One layer on the grid of tiles."""
@@ -100,6 +90,7 @@ class _Placed:
 
 
 def _place(workload: Workload, hardware: Hardware, bits: Mapping[str, int]) -> list[_Placed]:
+    """Lay the layers on the grid and find the tile that gathers (``TCG``, ``calculate_transfer_distance``)."""
     placed = [_map(layer, hardware, bits) for layer in workload.layers]
     last = np.cumsum([p.tiles for p in placed])
     rows, cols = hardware.chip.rows, hardware.chip.cols
@@ -138,6 +129,7 @@ def _place(workload: Workload, hardware: Hardware, bits: Mapping[str, int]) -> l
 
 
 def _map(layer: Layer, hardware: Hardware, bits: Mapping[str, int]) -> _Placed:
+    """Count groups, PEs and tiles of a layer (``TCG.__init__``)."""
     if layer.kind not in KINDS or layer.kernel_size[0] != layer.kernel_size[1]:
         raise ValueError(
             f"the MNSIM rules know {', '.join(KINDS)} with square kernels; layer {layer.name!r} is {layer.kind!r} "
@@ -192,7 +184,7 @@ def _farthest(places: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 class _Chip:
-    """Times, powers and areas of the parts of the chip."""
+    """Times, powers and areas of the parts of the chip (``tile`` and ``ProcessElement`` in Hardware_Model)."""
 
     def __init__(self, hardware: Hardware, activation_bits: int) -> None:
         self.hardware, self.bits = hardware, activation_bits
@@ -215,7 +207,7 @@ class _Chip:
         self.joints *= hardware.tile.groups * self.adcs  # of one tile
 
     def size_buffers(self, placed: list[_Placed]) -> None:
-        """All PEs have the line buffer that the largest demand takes, all tiles the output buffer."""
+        """All PEs have the line buffer that the largest demand takes, all tiles the output buffer (``TCG``)."""
         line = out = 0
         for p in placed:
             if p.layer.weighted:
@@ -227,11 +219,15 @@ class _Chip:
         self.line, self.out = self.hardware.buffer.macro(line), self.hardware.buffer.macro(out)
 
     def access(self, bits: float) -> float:
-        """Return the time to read or write so many bits."""
+        """Return the time to read or write so many bits (``buffer`` in Hardware_Model/Buffer.py)."""
         return math.ceil(bits / self.hardware.buffer.port_bits) * self.hardware.buffer.access_time
 
     def times(self, p: _Placed, pipelined: bool) -> dict[str, np.ndarray]:
-        """Return the parts of the latency of every output position [s], arrays of shape ``out_size``."""
+        """Return the parts of the latency of every output position [s], arrays of shape ``out_size``.
+
+        (``PE_latency_analysis``, ``tile_latency_analysis``, ``pooling_latency_analysis``; transfers in
+        ``Model_latency.calculate_model_latency``.)
+        """
         layer, a, h = p.layer, self.bits, self.hardware
         out_bits = layer.out_channels * a
         transfer = p.transfer * out_bits / h.chip.bandwidth
@@ -283,7 +279,7 @@ class _Chip:
 
     @property
     def read_latency(self) -> float:
-        """Crossbar read with the simulator's estimate of the wires [s]."""
+        """Crossbar read with the simulator's estimate of the wires [s] (``RC_delay`` in ``PE_latency_analysis``)."""
         size = self.hardware.crossbar.rows * self.hardware.crossbar.cols / 8192
         return self.hardware.array.read_latency + 1e-12 * (2e-4 * size**2 + 5e-6 * size + 4e-14)
 
@@ -296,7 +292,10 @@ class _Chip:
         return 2**adc.bits if adc.kind == "ramp" else adc.bits + 2
 
     def line_buffer(self, layer: Layer, channels: int, pipelined: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Return the times to read and to write the line buffer, for every output position [s]."""
+        """Return the times to read and to write the line buffer, for every output position [s].
+
+        (``indata`` and ``rdata`` in ``Model_latency.calculate_model_latency`` and ``calculate_model_latency_nopipe``.)
+        """
         k, s, p, width = layer.kernel_size[0], layer.stride[0], layer.padding[0], layer.in_size[1]
         inner = max(k - p, 0)
         if pipelined:
@@ -313,7 +312,7 @@ class _Chip:
         return read, write
 
     def powers(self, p: _Placed) -> dict[str, float]:
-        """Return the power of the parts of a layer [W], by the names of `times`."""
+        """Return the power of the parts of a layer [W], by the names of `times` (``calculate_model_power``)."""
         h, buffer = self.hardware, self.hardware.buffer
 
         def access(energy: tuple[float, ...], macro: int) -> float:
@@ -346,7 +345,7 @@ class _Chip:
         }
 
     def tile_area(self) -> dict[str, float]:
-        """Return the area of one tile by component [m^2]."""
+        """Return the area of one tile by component [m^2] (``tile`` in Hardware_Model/Tile.py)."""
         h = self.hardware
         pes, groups = h.tile.elements, h.tile.elements * h.tile.groups
         transistor = h.digital.transistor_area
@@ -384,6 +383,7 @@ class _Chip:
 def _one_by_one(workload: Workload, times: list[np.ndarray]) -> list[tuple[float, float]]:
     """Return start and finish of the layers when each waits for the first of the layers that it reads.
 
+    (``Model_latency.calculate_model_latency_nopipe``.)
     Residual sums alone go on as in the pipeline.
     """
     finish: dict[str, np.ndarray] = {}

@@ -57,17 +57,7 @@ def _ready(layer: Layer, finish: np.ndarray) -> np.ndarray:
         return np.full(layer.positions, finish[-1])  # flattened, broadcast, or attention: all of it
     if layer.in_size == layer.out_size and layer.kernel_size == (1, 1):
         return finish
-    rows, cols = (
-        _last_input(
-            layer.out_size[axis],
-            layer.stride[axis],
-            layer.padding[axis],
-            layer.kernel_size[axis],
-            layer.dilation[axis],
-            layer.in_size[axis],
-        )
-        for axis in (0, 1)
-    )
+    rows, cols = (_last_input(*axis) for axis in layer.axes)
     return finish.reshape(layer.in_size)[rows[:, None], cols].reshape(-1)
 
 
@@ -77,7 +67,7 @@ def _count(positions: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=256)
-def _last_input(out: int, stride: int, padding: int, kernel: int, dilation: int, size: int) -> np.ndarray:
+def _last_input(size: int, out: int, kernel: int, stride: int, padding: int, dilation: int) -> np.ndarray:
     """Return the last input in the window of every position along one axis; padding needs none."""
     start = np.arange(out) * stride - padding
     tap = np.minimum(kernel - 1, (size - 1 - start) // dilation)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,12 @@ class LayerCost:
     @property
     def latency(self) -> float:
         """Time that the layer is busy [s]; waiting for other layers is left out."""
-        return sum(self.time.values())
+        return math.fsum(self.time.values())
+
+    @property
+    def sums(self) -> tuple[float, float, float, int]:
+        """Latency [s], energy [J], area [m^2] and crossbars: what adds up over layers."""
+        return self.latency, math.fsum(self.energy.values()), math.fsum(self.area.values()), self.crossbars
 
 
 @dataclass(frozen=True)
@@ -84,17 +90,17 @@ class CostReport:
     @property
     def energy(self) -> float:
         """Of one image [J]."""
-        return sum(sum(layer.energy.values()) for layer in self.layers)
+        return math.fsum(value for layer in self.layers for value in layer.energy.values())
 
     @property
     def area(self) -> float:
         """Of all layers [m^2]."""
-        return sum(sum(layer.area.values()) for layer in self.layers)
+        return math.fsum(value for layer in self.layers for value in layer.area.values())
 
     @property
     def static_power(self) -> float:
         """Leakage if every layer were powered at once [W]."""
-        return sum(layer.leakage for layer in self.layers)
+        return math.fsum(layer.leakage for layer in self.layers)
 
     @property
     def crossbars(self) -> int:
@@ -109,7 +115,7 @@ class CostReport:
     @property
     def utilization(self) -> float:
         """Share of the cells of all crossbars that hold a part of a weight."""
-        return sum(layer.utilization * layer.crossbars for layer in self.layers) / self.crossbars
+        return math.fsum(layer.utilization * layer.crossbars for layer in self.layers) / self.crossbars
 
     @property
     def counts(self) -> dict[str, int]:
@@ -124,22 +130,14 @@ class CostReport:
         """Return one row per layer."""
         import pandas as pd
 
-        rows = [
-            {
-                "layer": layer.name,
-                "kind": layer.kind,
-                "crossbars": layer.crossbars,
-                "utilization": layer.utilization,
-                "latency [s]": layer.latency,
-                "start [s]": layer.start,
-                "finish [s]": layer.finish,
-                "energy [J]": sum(layer.energy.values()),
-                "area [m^2]": sum(layer.area.values()),
-                "leakage [W]": layer.leakage,
-            }
-            for layer in self.layers
-        ]
-        return pd.DataFrame(rows).set_index("layer")
+        columns = ["layer", "kind", "crossbars", "utilization", "latency [s]", "start [s]", "finish [s]"]
+        columns += ["energy [J]", "area [m^2]", "leakage [W]"]
+        rows = []
+        for layer in self.layers:
+            latency, energy, area, crossbars = layer.sums
+            times = latency, layer.start, layer.finish
+            rows.append((layer.name, layer.kind, crossbars, layer.utilization, *times, energy, area, layer.leakage))
+        return pd.DataFrame(rows, columns=columns).set_index("layer")
 
     def by_component(self) -> "pd.DataFrame":
         """Return one row per component: the busy time of all layers, energy and area, and their shares."""

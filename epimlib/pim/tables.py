@@ -60,7 +60,7 @@ class Tables:
         first_in, first_out = np.arange(n_in) * b_in, np.arange(n_out) * b_out
         channels_in = np.minimum(b_in, spec.in_channels - first_in)
         channels_out = np.minimum(b_out, spec.out_channels - first_out)
-        copied = np.setdiff1d(np.arange(n_out), out)
+        copied = np.delete(np.arange(n_out), out)
         return cls(
             spec=spec,
             ifat=np.tile(np.stack([first_in, channels_in], axis=1), (len(out), 1)),
