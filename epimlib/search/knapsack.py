@@ -49,6 +49,8 @@ def choose(
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import block_diag
 
+    if not costs:
+        return Choice((), 0.0, "There is nothing to choose.")
     end = time.monotonic() + time_limit
     sizes = [len(own[minimise]) for own in costs]
     first = np.cumsum([0, *sizes[:-1]])
