@@ -27,7 +27,7 @@ from epimlib.search import (
     solve_exact,
 )
 from epimlib.search.evolve import _Evolution
-from epimlib.search.knapsack import Choice
+from epimlib.search.knapsack import Choice, choose
 from epimlib.search.problem import Problem
 
 OBJECTIVES = ["latency", "energy", "edp"]
@@ -67,6 +67,15 @@ def every_design(table, objective, budget, proxy=None, limit=math.inf):
 def resnet50():
     workload = Workload.load("resnet50")
     return tabulate(workload, Hardware.preset("default"), candidates(workload))
+
+
+def test_one_candidate_of_each_layer_within_a_limit():
+    """The latencies of all four choices are 3, 4, 6 and 7, with 7, 5, 4 and 2 crossbars."""
+    costs = [{"latency": [1, 4], "crossbars": [4, 1]}, {"latency": [2, 3], "crossbars": [3, 1]}]
+    found = [choose(costs, "latency", {"crossbars": budget}) for budget in range(1, 8)]
+    assert [choice and choice.taken for choice in found] == [None, (1, 1), (1, 1), (1, 0), (0, 1), (0, 1), (0, 0)]
+    assert [choice.bound for choice in found[1:]] == pytest.approx([7, 7, 6, 4, 4, 3])
+    assert choose([], "latency", {"crossbars": 1}).taken == ()
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from epimlib._checks import keys, positive, read_json, write_json
 from epimlib.pim.candidates import CostTable
@@ -48,6 +47,8 @@ def evolve(
         ValueError: if an argument is not allowed, or the checkpoint belongs to another search or has more generations.
         RuntimeError: if no design of the last generation meets both limits.
     """
+    from tqdm import tqdm
+
     population = positive("population", population, 8)
     positive("generations", generations)
     seed = positive("seed", seed, 0)
@@ -70,7 +71,7 @@ def evolve(
     if math.isinf(search.scores[0]):
         raise RuntimeError(f"the evolution found no design within budget {budget} and limit {limit}; allow more")
     return problem.result(
-        search.genes[0],
+        search.best,
         "evolution",
         evaluations=search.evaluations,
         seed=seed,
@@ -96,7 +97,7 @@ def _identity(problem: Problem, limit: float | None, population: int, seed: int)
 class _Evolution:
     """Population, random state and history.
 
-    A gene is the place of a candidate in the columns of costs, where every layer has its own, sorted by crossbars::
+    A design is a row of places of candidates in the columns of costs, where every layer has its own, by crossbars::
 
         layer            conv1         conv2
         crossbars     1    4    9      2    3
@@ -122,10 +123,9 @@ class _Evolution:
         self.places, self.scores = self._survivors(self._repair(self._any(layers)), population)
 
     @property
-    def genes(self) -> list[list[int]]:
-        """Designs, best first, as indices into the problem's candidates."""
-        ranks = self.places - self.first
-        return [[int(order[rank]) for order, rank in zip(self.order, row, strict=True)] for row in ranks]
+    def best(self) -> list[int]:
+        """The best design, as genes of the problem."""
+        return [int(order[rank]) for order, rank in zip(self.order, self.places[0] - self.first, strict=True)]
 
     def state(self) -> dict[str, Any]:
         """Plain data from which `restore` goes on as if nothing had happened."""
@@ -231,8 +231,7 @@ class _Evolution:
 
         A candidate without a smaller one keeps its place, saves nothing and has an infinite price.
         """
-        goals = [c for c in self.costs if c != column]
-        goal = sum(self.costs[c] / self.scale[c] for c in goals)
+        goal = sum(self.costs[c] / self.scale[c] for c in self.costs if c != column)
         moves = []
         for first, size in zip(self.first, self.sizes, strict=True):
             here, own = np.arange(size), slice(first, first + size)

@@ -40,7 +40,8 @@ def choose(
         costs: for every layer and name of a cost (latency, energy, crossbars, a proxy, ...) the numbers of its
             candidates. All layers have the same names.
         minimise: the name of the cost whose sum is minimised.
-        limits: by name, what the sum of a cost may be at most. No limit is exceeded, not by the last digit.
+        limits: by name, what the sum of a cost may be at most. No limit is exceeded, but for the rounding of
+            sums.
         time_limit: seconds, after which the best choice so far is returned, with an honest bound.
 
     Raises:
@@ -59,10 +60,10 @@ def choose(
     above = {name: np.concatenate([own[name] for own in costs]) - np.repeat(least[name], sizes) for name in least}
     room = {name: allowed - least[name].sum() for name, allowed in limits.items()}
     fits = np.all([above[name] <= most for name, most in room.items()], axis=0)
-    rows = [LinearConstraint(block_diag([np.ones((1, size)) for size in sizes], "csr"), 1, 1)]
+    constraints = [LinearConstraint(block_diag([np.ones((1, size)) for size in sizes], "csr"), 1, 1)]
     for name, most in room.items():
         share = np.where(fits, above[name], 0) / (most or 1.0)
-        rows.append(LinearConstraint(share[None] * _SCALE, -np.inf, _SCALE))
+        constraints.append(LinearConstraint(share[None] * _SCALE, -np.inf, _SCALE))
     cost = above[minimise]
     unit, best = cost[fits].max(initial=0), None
     while True:
@@ -70,7 +71,7 @@ def choose(
         options = {"time_limit": max(end - time.monotonic(), 0.0), "mip_rel_gap": 0.0, "presolve": False}
         allowed = fits & (cost <= unit)
         objective = np.where(allowed, cost, 0) / (unit or 1.0) * _SCALE
-        found = milp(objective, constraints=rows, integrality=1, bounds=Bounds(0, allowed), options=options)
+        found = milp(objective, integrality=1, bounds=Bounds(0, allowed), constraints=constraints, options=options)
         if found.status == 2:
             return best
         if found.x is None and best is None:
@@ -84,7 +85,7 @@ def choose(
             # To the solver 0.999999 of a candidate is a candidate, which can hide that a choice breaks a limit. Every
             # choice that needs at least as much in every layer breaks it too: one row excludes them all.
             as_much = [above[name] >= np.repeat(chosen[name], sizes) for name in broken]
-            rows.append(LinearConstraint(np.array(as_much, dtype=float), -np.inf, len(sizes) - 1))
+            constraints.append(LinearConstraint(np.array(as_much, dtype=float), -np.inf, len(sizes) - 1))
             continue
         # The solver stops at an absolute gap. A choice far below the unit only bounds the cost: no candidate beyond it
         # can be part of a better one, and with it as the unit the next solution is exact.
