@@ -477,14 +477,14 @@ class TestResults:
             dataclasses.replace(RECORD, metrics=metrics).save(tmp_path / "study" / f"{name}.json")
         return tmp_path
 
-    def test_cost_is_that_against_dense_of_the_same_seed(self, folder):
+    def test_what_is_lost_is_lost_against_dense_of_the_same_seed(self, folder):
         records = studies.results("study", folder).set_index(["run", "seed"])
         assert list(records.index) == [("dense", 0), ("dense", 1), ("other", 1), ("small", 0), ("small", 2)]
-        assert records["cost"].tolist() == pytest.approx([0, 0, 0.5, 3, math.nan], nan_ok=True)
+        assert records["lost"].tolist() == pytest.approx([0, 0, 0.5, 3, math.nan], nan_ok=True)
 
     def test_seeds_of_a_run_become_one_row(self, folder):
         rows = studies.over_seeds(studies.results("study", folder), ["run"])
-        assert list(rows.columns) == ["seeds", "accuracy", "spread", "cost", "crossbars", "factor"]
+        assert list(rows.columns) == ["seeds", "accuracy", "spread", "lost", "crossbars", "factor"]
         assert rows.loc["dense"].tolist() == [2, 90.5, 1, 0, 20, 30]
         assert rows.loc["other"].tolist() == pytest.approx([1, 90.5, math.nan, 0.5, 20, 30], nan_ok=True)
         small = rows.loc["small"].tolist()
