@@ -17,6 +17,13 @@ from epimlib.epitome.workload import Layer
 def trace(program: Program, feature_map: Tensor, position: tuple[int, int] = (0, 0)) -> Iterator[dict[str, Any]]:
     """Yield the state of every round of one output position, as plain lists and numbers.
 
+    A linear layer of weights 3 and -1 in two slices of 1-bit cells gets the inputs 2 and 3, a bit in a cycle::
+
+        {"round": 0, "inputs": [2, 3], "word_lines": [0, 1], "sums": [3], ...,
+         "reads": [{"codes": [[[-1], [0]], [[0], [1]]], ...}]}
+        cycle 0 drives line 1, cycle 1 both. Slice 0 holds 1, -1 and gives -1, 0; slice 1 holds 1, 0 and gives 0, 1.
+        -1 * 1 + 0 * 2 = -1 in cycle 0, (0 * 1 + 1 * 2) * 2 = 4 in cycle 1: together 3 = 2 * 3 - 3 * 1.
+
     Args:
         program: of `compile`.
         feature_map: of one image, as for `run`.
