@@ -43,13 +43,13 @@ def step_view(program: "Program", feature_map: "Tensor", position: tuple[int, in
     lines that they drive in the layer's matrix with the cells that conduct, and what the output buffer then holds.
 
     Args:
-        program: of `epimlib.datapath.simulate.compile`, with index tables.
+        program: of `epimlib.datapath.compile`, with index tables.
         feature_map: integers of one image, ``(C_in, H, W)``.
         position: ``(y, x)`` of the output.
 
     Raises:
         ValueError: if the layer has no index tables, is too large to be drawn, or as
-            `epimlib.datapath.simulate.trace`.
+            `epimlib.datapath.trace`.
     """
     from epimlib.datapath.trace import trace
 
