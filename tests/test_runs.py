@@ -26,7 +26,7 @@ from epimlib.lab import page as _page
 from epimlib.lab.notebooks import Notebook, RunError, execute, find_notebook
 from epimlib.lab.page import plain
 from epimlib.lab.parameters import Parameter, ParameterError, named, parse_parameters, resolve
-from epimlib.lab.records import METRIC, RunRecord, compare, table
+from epimlib.lab.records import METRIC, RunRecord, compare_runs, table
 
 PROFILE = 'profile: str = "quick"  # quick runs in seconds [name], quick|full\n'
 CELL = (
@@ -594,7 +594,7 @@ class TestCompare:
             RECORD.to_dict()
             | {"parameters": {"profile": "quick", "rows": 32, "seed": 1}, "metrics": {"crossbars": 100, "name": "a"}}
         )
-        parameters, metrics = compare(RECORD, other)
+        parameters, metrics = compare_runs(RECORD, other)
         assert parameters == [("rows", 64, 32), ("bits", [3, 5], None), ("seed", None, 1)]
         assert metrics == [
             ("crossbars", 400, 100, -300, 0.25),
@@ -604,12 +604,12 @@ class TestCompare:
 
     def test_nothing_has_a_ratio_to_zero(self):
         zero = RunRecord.from_dict(RECORD.to_dict() | {"metrics": {"crossbars": 0}})
-        assert compare(zero, zero)[1] == [("crossbars", 0, 0, 0, None)]
+        assert compare_runs(zero, zero)[1] == [("crossbars", 0, 0, 0, None)]
 
     def test_other_notebooks_do_not_compare(self):
         other = RunRecord.from_dict(RECORD.to_dict() | {"notebook": "04_epitome"})
         with pytest.raises(ValueError, match="runs of different notebooks, 03_mapping and 04_epitome"):
-            compare(RECORD, other)
+            compare_runs(RECORD, other)
 
     def test_a_foreign_text_does_not_break_the_table(self):
         assert table(("metric", "first"), [("a", "x\n\x1b[2Jy"), ("b", "z" * 1000)]).splitlines()[1:] == [

@@ -20,9 +20,9 @@ def results(study: str, folder: str | Path | None = None) -> "pd.DataFrame":
         folder: that holds the studies; None is ``data/results`` of the clone.
 
     Returns:
-        Columns ``run`` and ``seed``, from the record's file name, ``<run>-s<seed>.json``, its metrics, and ``cost``,
-        how many points of accuracy it lies below the run ``dense`` of the same seed (nan where that has not ended);
-        sorted by run and seed. Without rows if there is no record yet.
+        Columns ``run`` and ``seed``, from the record's file name, ``<run>-s<seed>.json``, and its metrics; where one is
+        ``accuracy`` also ``cost``, how many points of it a run lies below the run ``dense`` of the same seed (nan where
+        that has not ended); sorted by run and seed. Without rows if there is no record yet.
 
     Raises:
         ValueError: if ``study`` is no name, a file is no record, or its name is another one.
@@ -39,6 +39,8 @@ def results(study: str, folder: str | Path | None = None) -> "pd.DataFrame":
     if not rows:
         return pd.DataFrame(columns=["run", "seed"])
     table = pd.DataFrame(rows)
+    if "accuracy" not in table:
+        return table
     dense = table[table["run"] == "dense"].set_index("seed")["accuracy"]
     return table.assign(cost=table["seed"].map(dense) - table["accuracy"])
 
