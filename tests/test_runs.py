@@ -495,6 +495,12 @@ class TestResults:
         with pytest.raises(ValueError, match="study must be a name"):
             studies.results(study, folder)
 
+    def test_a_study_without_accuracy_has_no_cost(self, tmp_path):
+        for seed in (0, 1):
+            dataclasses.replace(RECORD, metrics={"rank": 0.5 + seed}).save(tmp_path / "study" / f"first-s{seed}.json")
+        table = studies.results("study", tmp_path)
+        assert table.to_dict("list") == {"run": ["first", "first"], "seed": [0, 1], "rank": [0.5, 1.5]}
+
     def test_no_record_yet_is_no_row(self, tmp_path):
         assert studies.results("study", tmp_path).empty
 
@@ -610,6 +616,13 @@ class TestCompare:
         other = RunRecord.from_dict(RECORD.to_dict() | {"notebook": "04_epitome"})
         with pytest.raises(ValueError, match="runs of different notebooks, 03_mapping and 04_epitome"):
             compare_runs(RECORD, other)
+
+    def test_trainings_compare_whichever_study_and_run_they_are_of(self):
+        names = ("train", "train cifar10/dense-s0", "train cifar10/q3-scratch-20-s1")
+        runs = [dataclasses.replace(RECORD, notebook=name) for name in names]
+        assert all(compare_runs(a, b)[0] == [] for a in runs for b in runs)
+        with pytest.raises(ValueError, match="runs of different notebooks, train and 03_mapping"):
+            compare_runs(runs[0], RECORD)
 
     def test_a_foreign_text_does_not_break_the_table(self):
         assert table(("metric", "first"), [("a", "x\n\x1b[2Jy"), ("b", "z" * 1000)]).splitlines()[1:] == [

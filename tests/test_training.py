@@ -552,6 +552,9 @@ def test_epim_train_makes_folders_and_records(tmp_path, capsys):
     table = results("tiny", tmp_path / "records")
     assert list(zip(table.run, table.seed, strict=True)) == [("dense", 0), ("dense", 1), ("epitome", 1)]
     assert table.accuracy[0] != table.accuracy[1]
+    record = RunRecord.load(tmp_path / "records" / "tiny" / "epitome-s1.json")
+    assert record == RunRecord.load(tmp_path / "runs" / "tiny" / "epitome-s1")
+    assert record.notebook == "train tiny/epitome-s1"
     assert cli.main(["train", str(path), *options, "--run", "epitome", "--seed", "0"]) == 0
     assert len(results("tiny", tmp_path / "records")) == 4
 

@@ -17,7 +17,6 @@ from epimlib.train.build import Network, build
 from epimlib.train.config import Run, TrainConfig
 from epimlib.train.data import DATASETS, need
 from epimlib.train.folder import read_weights, require_same
-from epimlib.train.images import require_batch
 from epimlib.train.place import Place
 from epimlib.train.trainer import Trainer
 
@@ -78,14 +77,12 @@ def _images(config: TrainConfig, place: Place) -> tuple[SimpleNamespace, tuple[t
 
     need(config.data)
     source = DATASETS[config.data]
-    steps = source.images[0] // place.world // config.batch_size
-    require_batch(config, steps)
     if config.auto_augment is not None:
         create_transform(config.input_size, is_training=True, auto_augment=config.auto_augment)
     pixels = (1 << 14 if place.device.type == "cpu" else 1 << 26) // math.prod(config.input_size[1:])
     count = max(2, min(config.batch_size, pixels))
     batch = torch.randn(count, *config.input_size), torch.arange(count) % source.classes
-    return SimpleNamespace(steps=steps), batch
+    return SimpleNamespace(steps=source.images[0] // place.world // config.batch_size), batch
 
 
 def _network(config: TrainConfig, start: State | None, batch: tuple[torch.Tensor, torch.Tensor]) -> Network:

@@ -38,9 +38,9 @@ def require_same(folder: Path, there: Mapping[str, Any], config: TrainConfig) ->
             )
 
 
-def begun(folder: Path) -> bool:
-    """Return whether a folder holds more of a run than what it was to be."""
-    return any(folder.glob("epoch-*.pt")) or (folder / WEIGHTS).is_file()
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints, the latest last."""
+    return sorted(folder.glob("epoch-*.pt"))
 
 
 def read_about(folder: Path) -> Mapping[str, Any]:
@@ -73,14 +73,9 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return state
 
 
-def write_weights(folder: Path, state: Mapping[str, Tensor]) -> None:
-    """Write the weights of a finished run."""
-    write_bytes(folder / WEIGHTS, _saved(state))
-
-
 def latest_checkpoint(folder: Path) -> tuple[Path, bytes] | None:
     """Return the latest whole checkpoint, its path and content; damaged ones are named on the terminal."""
-    for path in sorted(folder.glob("epoch-*.pt"), reverse=True):
+    for path in reversed(checkpoints(folder)):
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest()[:16] == path.name.split(".")[1]:
             return path, content
@@ -97,21 +92,14 @@ def write_checkpoint(folder: Path, epochs: int, step: int, state: Mapping[str, A
         step: of the epoch that has not; 0: none was done.
         state: what `torch.save` takes.
     """
-    content = _saved(state)
+    content = saved(state)
     number = f"epoch-{epochs:04d}" + (f"_{step:07d}" if step else "")
     path = folder / f"{number}.{hashlib.sha256(content).hexdigest()[:16]}.pt"
     write_bytes(path, content)
-    found = sorted(folder.glob("epoch-*.pt"))
     # What is not before this one is damaged, else the run would have gone on from there.
-    before = [other for other in found if other.name < number]
-    for old in {*found} - {path, *before[-(KEPT - 1) :]}:
+    before = [other for other in checkpoints(folder) if other.name < number]
+    for old in {*checkpoints(folder)} - {path, *before[-(KEPT - 1) :]}:
         old.unlink()
-
-
-def drop_checkpoints(folder: Path) -> None:
-    """Remove all checkpoints, which a finished run no longer needs."""
-    for path in folder.glob("epoch-*.pt"):
-        path.unlink()
 
 
 def write_history(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
@@ -123,7 +111,8 @@ def write_history(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
     write_text(folder / "history.csv", text.getvalue())
 
 
-def _saved(content: Any) -> bytes:
+def saved(content: Any) -> bytes:
+    """Return what `torch.save` makes of tensors and plain data."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue()

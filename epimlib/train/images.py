@@ -19,17 +19,9 @@ def images_of(config: TrainConfig, place: Place) -> "Images":
 
     Raises:
         FileNotFoundError: if they are not there.
-        ValueError: if they are damaged, or fewer than a batch for each process.
+        ValueError: if they are damaged.
     """
-    found = (_ImageNet if config.data == "imagenet" else _InMemory)(config, place)
-    require_batch(config, found.steps)
-    return found
-
-
-def require_batch(config: TrainConfig, steps: int) -> None:
-    """Raise ``ValueError`` if an epoch has no step."""
-    if not steps:
-        raise ValueError(f"batch_size must be at most the images of a process, got {config.batch_size}")
+    return (_ImageNet if config.data == "imagenet" else _InMemory)(config, place)
 
 
 class Images:

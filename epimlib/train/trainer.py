@@ -14,20 +14,13 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from epimlib._checks import keys, line, nearest
+from epimlib._checks import keys, line, nearest, write_bytes
 from epimlib._torchvision import ensure_torchvision
 from epimlib.lab.notebooks import RunError
 from epimlib.lab.records import RECORD, RunRecord
+from epimlib.train import folder as files
 from epimlib.train.build import Network
 from epimlib.train.config import TrainConfig, load_weights
-from epimlib.train.folder import (
-    FOUND,
-    drop_checkpoints,
-    latest_checkpoint,
-    write_checkpoint,
-    write_history,
-    write_weights,
-)
 from epimlib.train.images import Images
 from epimlib.train.place import Place
 
@@ -47,6 +40,8 @@ class Trainer:
 
         self.config, self.folder, self.place, self.images = config, folder, place, images
         self.about, self.steps = network.about, images.steps
+        if not self.steps:
+            raise ValueError(f"batch_size must be at most the images of a process, got {config.batch_size}")
         torch.use_deterministic_algorithms(config.deterministic)
         # Deterministic mode would also fill every new tensor, a tenth of a step; no operation reads before it writes.
         torch.utils.deterministic.fill_uninitialized_memory = False
@@ -182,9 +177,9 @@ class Trainer:
             "random": random,
             **self.place.count,
         }
-        write_checkpoint(self.folder, len(self.history), state["within"]["step"], state)
+        files.write_checkpoint(self.folder, len(self.history), state["within"]["step"], state)
         if not within:
-            write_history(self.folder, self.history)
+            files.write_history(self.folder, self.history)
 
     def finish(self, record: RunRecord) -> RunRecord:
         """Write the weights and, last, the record with what was found; return the record."""
@@ -196,9 +191,10 @@ class Trainer:
         seconds = round(sum(row["seconds"] for row in self.history), 1)
         record = dataclasses.replace(record, seconds=seconds, metrics=metrics)
         if self.place.rank == 0:
-            write_weights(self.folder, self.result.state_dict())
+            write_bytes(self.folder / files.WEIGHTS, files.saved(self.result.state_dict()))
             record.save(self.folder / RECORD)
-            drop_checkpoints(self.folder)
+            for checkpoint in files.checkpoints(self.folder):
+                checkpoint.unlink()
         if self.place.distributed:
             torch.distributed.barrier()
         return record
@@ -209,7 +205,7 @@ class Trainer:
         Raises:
             ValueError: if it is of another run, or of other numbers of threads or processes.
         """
-        found = latest_checkpoint(self.folder)
+        found = files.latest_checkpoint(self.folder)
         if found is None:
             return
         path, content = found
@@ -227,9 +223,10 @@ class Trainer:
             raise ValueError(f"{self.folder} was begun with {begun}, not {fixed}; its weights depend on that")
 
     def _load(self, state: Mapping[str, Any]) -> None:
-        numbers = [isinstance(n, float) for row in state["history"] for n in keys("an epoch", row, FOUND).values()]
-        if not isinstance(state["history"], list) or not all(numbers):
-            raise ValueError(f"history must be a list of numbers for every epoch, got {state['history']}")
+        history = state["history"]
+        numbers = [isinstance(n, float) for row in history for n in keys("an epoch", row, files.FOUND).values()]
+        if not isinstance(history, list) or not all(numbers):
+            raise ValueError(f"history must be a list of numbers for every epoch, got {history}")
         within = keys("within", state["within"], WHOLE)
         if any(type(within[name]) is not type(WHOLE[name]) for name in WHOLE) or not 0 <= within["step"] < self.steps:
             raise ValueError(f"within must be of {self.steps} steps and like {WHOLE}, got {within}")
@@ -242,7 +239,7 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         if self.ema:
             load_weights(self.ema.module, state["ema"])
-        self.history, self.within, self.random = state["history"], within, state["random"]
+        self.history, self.within, self.random = history, within, state["random"]
 
 
 def _optimizer(config: TrainConfig, network: torch.nn.Module) -> torch.optim.Optimizer:

@@ -21,7 +21,7 @@ from epimlib.lab.notebooks import RunError
 from epimlib.lab.records import RECORD, RunRecord
 from epimlib.train.build import Network, build
 from epimlib.train.config import TrainConfig, load_weights
-from epimlib.train.folder import begun, read_about, read_weights, require_same
+from epimlib.train.folder import WEIGHTS, checkpoints, read_about, read_weights, require_same
 from epimlib.train.images import Images, images_of
 from epimlib.train.place import Place
 from epimlib.train.trainer import Trainer
@@ -139,7 +139,7 @@ def _network(config: TrainConfig, folder: Path, start: str | Path | None, images
         if start is None:
             raise ValueError(f"start must be the folder of the run {config.start!r}, got None")
         weights = read_weights(Path(start))
-    if begun(folder):
+    if checkpoints(folder) or (folder / WEIGHTS).is_file():
         about = read_about(folder)
         require_same(folder, about["config"], config)
         return build(config, weights, bits=about["bits"])
