@@ -135,10 +135,9 @@ class TrainConfig:
                 _plain(name, getattr(self, name))
         for name in self.model_options.keys() & DECIDED.keys():
             raise ValueError(f"model_options must not name {name!r}, which {DECIDED[name]} decides")
-        if self.mixed is not None:
-            _mixed(self.mixed)
         for name, bits in self.layer_bits.items():
             positive(f"layer_bits of {name!r}", bits, *BITS)
+        _check_mixed(self.mixed)
         if self.data == "imagenet" and self.image_size is not None:
             positive("image_size", self.image_size)
         for contradicts, sentence in self._contradictions():
@@ -307,8 +306,10 @@ def _plain(name: str, value: Mapping[Any, Any]) -> None:
         raise ValueError(f"{name} must be plain data, got {dict(value)}: {error}") from error
 
 
-def _mixed(mixed: Mapping[str, Any]) -> None:
-    """Raise if this is no description of mixed precision."""
+def _check_mixed(mixed: Mapping[str, Any] | None) -> None:
+    """Raise if this is no description of mixed precision, nor none of it."""
+    if mixed is None:
+        return
     keys("mixed", mixed, ["bits", "factor"], ["batches", "probes"])
     choices, factor = mixed["bits"], mixed["factor"]
     if not isinstance(choices, list | tuple) or not choices:

@@ -1,4 +1,4 @@
-"""The images of a training: batches on its device, each process its own share of them."""
+"""The images of a training, each process its own share of them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,84 +11,54 @@ from epimlib.train.config import TrainConfig
 from epimlib.train.place import Place
 
 Batch = tuple[Tensor, Tensor]
-"""Images ``(B, channels, height, width)`` and labels ``(B,)``, mixed ones ``(B, classes)``."""
+"""Images ``(B, channels, height, width)`` and labels ``(B,)``, on the CPU."""
 
 
-def images_of(config: TrainConfig, place: Place) -> "Images":
+def images_of(config: TrainConfig, place: Place) -> "InMemory | ImageNet":
     """Return the images of a configuration.
+
+    Both kinds have ``steps``, the batches of an epoch for each process, and ``checksum``, of the data set.
 
     Raises:
         FileNotFoundError: if they are not there.
         ValueError: if they are damaged.
     """
-    return (_ImageNet if config.data == "imagenet" else _InMemory)(config, place)
+    return (ImageNet if config.data == "imagenet" else InMemory)(config, place)
 
 
-class Images:
-    """What `images_of` returns: what its two kinds have in common.
-
-    Each kind has ``sample``, ``_training`` and ``_testing``, which read on the CPU.
-    """
-
-    steps: int
-    """Batches of an epoch, for each process."""
-    checksum: str
-    """Of the data set."""
-
-    def __init__(self, config: TrainConfig, place: Place) -> None:
-        self.config, self.place, self.mixup = config, place, None
-        if config.mixup or config.cutmix:
-            from timm.data import Mixup
-
-            classes = data.DATASETS[config.data].classes
-            self.mixup = Mixup(config.mixup, config.cutmix, label_smoothing=config.smoothing, num_classes=classes)
-
-    def training(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        """Return the batches of an epoch, from number ``first`` on."""
-        found = self._on_device(self._training(epoch, first))
-        return (self.mixup(x, target) if self.mixup else (x, target) for x, target in found)
-
-    def testing(self) -> Iterator[Batch]:
-        """Return the test images."""
-        return self._on_device(self._testing())
-
-    def _on_device(self, found: Iterator[Batch]) -> Iterator[Batch]:
-        for x, target in found:
-            x = x.to(self.place.device, memory_format=torch.channels_last, non_blocking=True)
-            yield x, target.to(self.place.device, non_blocking=True)
-
-
-class _InMemory(Images):
+class InMemory:
     """A small data set, with an augmentation of our own."""
 
     def __init__(self, config: TrainConfig, place: Place) -> None:
-        super().__init__(config, place)
+        self.config = config
         self.held = data.read_images(config.data)  # verified
         self.statistics, self.part = self.held.statistics(), (place.rank, place.world)
         self.checksum = data.DATASETS[config.data].digest
         self.steps = len(self.held.train_images) // place.world // config.batch_size
 
-    def _training(self, epoch: int, first: int) -> Iterator[Batch]:
+    def training(self, epoch: int, first: int) -> Iterator[Batch]:
+        """Return the batches of an epoch, from number ``first`` on."""
         held, config = self.held, self.config
         seed, flip = (config.seed, epoch), data.DATASETS[config.data].flip
         size, statistics = config.batch_size, self.statistics
         return data.batches(held.train_images, held.train_labels, size, statistics, seed, flip, self.part, first)
 
-    def _testing(self) -> Iterator[Batch]:
+    def testing(self) -> Iterator[Batch]:
+        """Return the test images."""
         held, size = self.held, self.config.batch_size
         return data.batches(held.test_images, held.test_labels, size, self.statistics, part=self.part)
 
     def sample(self, count: int) -> Batch:
-        """Return batches of training images as one, on the CPU, always the same ones."""
+        """Return batches of training images as one, always the same ones."""
         held, size = self.held, count * self.config.batch_size
         return next(data.batches(held.train_images[:size], held.train_labels[:size], size, self.statistics))
 
 
-class _ImageNet(Images):
+class ImageNet:
     """A folder of images, read and augmented by timm."""
 
     def __init__(self, config: TrainConfig, place: Place) -> None:
-        super().__init__(config, place)
+        self.config, self.place = config, place
         self.loaders = [self._loader("train"), self._loader("val")]
         self.steps = len(self.loaders[0])
         self.checksum = data.listing(data.need("imagenet"))
@@ -116,7 +86,8 @@ class _ImageNet(Images):
         dataset.transform = part.transform  # which timm has given to the part
         return loader
 
-    def _training(self, epoch: int, first: int) -> Iterator[Batch]:
+    def training(self, epoch: int, first: int) -> Iterator[Batch]:
+        """Return the batches of an epoch, from number ``first`` on."""
         if self.place.distributed:
             self.loaders[0].sampler.set_epoch(epoch)
         found = iter(self.loaders[0])
@@ -124,11 +95,12 @@ class _ImageNet(Images):
             next(found)
         return found
 
-    def _testing(self) -> Iterator[Batch]:
+    def testing(self) -> Iterator[Batch]:
+        """Return the test images."""
         return iter(self.loaders[1])
 
     def sample(self, count: int) -> Batch:
-        """Return batches of training images as one, on the CPU, always the same ones."""
+        """Return batches of training images as one, always the same ones."""
         from timm.utils import random_seed
 
         random_seed(self.config.seed)

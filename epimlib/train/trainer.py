@@ -4,7 +4,7 @@ import dataclasses
 import io
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from epimlib.lab.records import RECORD, RunRecord
 from epimlib.train import folder as files
 from epimlib.train.build import Network
 from epimlib.train.config import TrainConfig, load_weights
-from epimlib.train.images import Images
+from epimlib.train.data import DATASETS
+from epimlib.train.images import Batch, ImageNet, InMemory
 from epimlib.train.place import Place
 
 BETWEEN = 300.0
@@ -33,7 +34,9 @@ WHOLE = {"step": 0, "total": 0.0, "seconds": 0.0, "processor_seconds": 0.0}
 class Trainer:
     """Everything that one run needs: network, optimizer, schedule, images."""
 
-    def __init__(self, config: TrainConfig, folder: Path, network: Network, images: Images, place: Place) -> None:
+    def __init__(
+        self, config: TrainConfig, folder: Path, network: Network, images: InMemory | ImageNet, place: Place
+    ) -> None:
         ensure_torchvision()
         from timm.loss import SoftTargetCrossEntropy
         from timm.utils import ModelEmaV3
@@ -51,6 +54,7 @@ class Trainer:
         self.ema = ModelEmaV3(self.network, config.ema) if config.ema else None
         self.optimizer = _optimizer(config, self.network)
         self.schedule = _schedule(config, self.optimizer, self.steps)
+        self.mixup = _mixup(config)
         self.soft = SoftTargetCrossEntropy()
         self.scaler = torch.amp.GradScaler(place.device.type, enabled=config.precision == "float16")
         self.history: list[dict[str, float]] = []
@@ -76,14 +80,14 @@ class Trainer:
 
         self.model.train()
         total = torch.tensor(float(within["total"]), device=self.place.device)
-        batches = self.images.training(epoch, within["step"])
+        batches = self._on_device(self.images.training(epoch, within["step"]))
         if within["step"]:  # the batches before it are left out, what was drawn with them is not
             self.place.set_random(self.random[self.place.rank])
         bar = {"total": self.steps, "initial": within["step"], "desc": f"epoch {epoch + 1}", "leave": False}
         with tqdm(**bar, disable=not progress) as bar:
             for step, (x, target) in enumerate(batches, within["step"] + 1):
                 self.schedule.step_update(epoch * self.steps + step - 1)
-                total += self.step(x, target)
+                total += self.step(*(self.mixup(x, target) if self.mixup else (x, target)))
                 if self.ema:
                     self.ema.update(self.network, epoch * self.steps + step)
                 bar.update()
@@ -125,13 +129,18 @@ class Trainer:
         """Return loss and accuracy [%] on the test images, or raise `RunError` if the loss is not finite."""
         model = self.result.eval()
         sums = torch.zeros(3, dtype=torch.float64)
-        for x, target in self.images.testing():
+        for x, target in self._on_device(self.images.testing()):
             output = model(x).float()
             right, loss = (output.argmax(1) == target).sum(), F.cross_entropy(output, target, reduction="sum")
             sums += torch.tensor([right.item(), loss.item(), len(target)], dtype=torch.float64)
         right, loss, count = self.place.sum(sums.float().to(self.place.device)).tolist()
         self._require_finite("the loss on the test images", loss)
         return {"accuracy": 100 * right / count, "loss": loss / count}
+
+    def _on_device(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        for x, target in batches:
+            x = x.to(self.place.device, memory_format=torch.channels_last, non_blocking=True)
+            yield x, target.to(self.place.device, non_blocking=True)
 
     def _require_finite(self, what: str, loss: float) -> None:
         if not math.isfinite(loss):
@@ -240,6 +249,15 @@ class Trainer:
         if self.ema:
             load_weights(self.ema.module, state["ema"])
         self.history, self.within, self.random = history, within, state["random"]
+
+
+def _mixup(config: TrainConfig) -> Any:
+    if not (config.mixup or config.cutmix):
+        return None
+    from timm.data import Mixup
+
+    classes = DATASETS[config.data].classes
+    return Mixup(config.mixup, config.cutmix, label_smoothing=config.smoothing, num_classes=classes)
 
 
 def _optimizer(config: TrainConfig, network: torch.nn.Module) -> torch.optim.Optimizer:

@@ -22,7 +22,7 @@ from epimlib.lab.records import RECORD, RunRecord
 from epimlib.train.build import Network, build
 from epimlib.train.config import TrainConfig, load_weights
 from epimlib.train.folder import WEIGHTS, checkpoints, read_about, read_weights, require_same
-from epimlib.train.images import Images, images_of
+from epimlib.train.images import ImageNet, InMemory, images_of
 from epimlib.train.place import Place
 from epimlib.train.trainer import Trainer
 
@@ -132,7 +132,9 @@ def _epochs(trainer: Trainer, progress: bool, writer: Any) -> None:
         writer.close()
 
 
-def _network(config: TrainConfig, folder: Path, start: str | Path | None, images: Images, place: Place) -> Network:
+def _network(
+    config: TrainConfig, folder: Path, start: str | Path | None, images: InMemory | ImageNet, place: Place
+) -> Network:
     """Return the network; what took time to decide is read from the folder of a run that has begun."""
     weights = None
     if config.start is not None:
