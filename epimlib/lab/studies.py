@@ -20,9 +20,10 @@ def results(study: str, folder: str | Path | None = None) -> "pd.DataFrame":
         folder: that holds the studies; None is ``data/results`` of the clone.
 
     Returns:
-        Columns ``run`` and ``seed``, from the record's file name, ``<run>-s<seed>.json``, and its metrics; where one is
-        ``accuracy`` also ``cost``, how many points of it a run lies below the run ``dense`` of the same seed (nan where
-        that has not ended); sorted by run and seed. Without rows if there is no record yet.
+        Columns ``run`` and ``seed``, from the record's file name, ``<run>-s<seed>.json``, its metrics, and ``cost``,
+        how many points of accuracy it lies below the run ``dense`` of the same seed (nan where that has not ended);
+        sorted by run and seed. Without rows if there is no record yet, and without the last column if no record has an
+        ``accuracy``.
 
     Raises:
         ValueError: if ``study`` is no name, a file is no record, or its name is another one.

@@ -86,11 +86,7 @@ def latest_checkpoint(folder: Path) -> tuple[Path, bytes] | None:
 def write_checkpoint(folder: Path, epochs: int, step: int, state: Mapping[str, Any]) -> None:
     """Write a checkpoint whole or not at all, and drop others but the latest.
 
-    Args:
-        folder: of the run.
-        epochs: that have ended.
-        step: of the epoch that has not; 0: none was done.
-        state: what `torch.save` takes.
+    It is named by the epochs that have ended and, where one has begun, the last step of that one, else 0.
     """
     content = saved(state)
     number = f"epoch-{epochs:04d}" + (f"_{step:07d}" if step else "")
