@@ -22,7 +22,8 @@ def results(study: str, folder: str | Path | None = None) -> "pd.DataFrame":
     Returns:
         Columns ``run`` and ``seed``, from the record's file name, ``<run>-s<seed>.json``, its metrics, and ``lost``,
         how many points of accuracy it lies below the run ``dense`` of the same seed (nan where that has not ended);
-        sorted by run and seed. Without rows if there is no record yet.
+        sorted by run and seed. Without rows if there is no record yet, and without the last column if no record has an
+        ``accuracy``.
 
     Raises:
         ValueError: if ``study`` is no name, a file is no record, or its name is another one.
@@ -39,6 +40,8 @@ def results(study: str, folder: str | Path | None = None) -> "pd.DataFrame":
     if not rows:
         return pd.DataFrame(columns=["run", "seed"])
     table = pd.DataFrame(rows)
+    if "accuracy" not in table:
+        return table
     dense = table[table["run"] == "dense"].set_index("seed")["accuracy"]
     return table.assign(lost=table["seed"].map(dense) - table["accuracy"])
 
