@@ -85,8 +85,7 @@ def groups_per_crossbar(rows: int, cols: int, window: int, crossbar: Crossbar) -
     return min(crossbar.rows // rows, crossbar.cols // cols)
 
 
-@dataclass(frozen=True)
-class LayerMapping:
+class LayerMapping(NamedTuple):
     """Where the matrix of one layer lies. A grouped convolution has one such matrix per group."""
 
     name: str
