@@ -30,13 +30,15 @@ DIGITS = 40
 """Most digits of a whole number in a file; the state of a random generator has 39."""
 
 
-def positive(name: str, value: Any, minimum: int = 1) -> int:
-    """Return ``value`` as an int, or raise if it is not a whole number of at least ``minimum``."""
+def positive(name: str, value: Any, minimum: int = 1, maximum: int | None = None) -> int:
+    """Return ``value`` as an int, or raise if it is not a whole number from ``minimum`` to ``maximum`` (None: any)."""
     if not _whole(value):
         raise TypeError(f"{name} must be a whole number, got {value!r}")
     number = operator.index(value)
     if number < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {number}")
+    if maximum is not None and number > maximum:
+        raise ValueError(f"{name} must be at most {maximum}, got {number}")
     return number
 
 
@@ -105,8 +107,11 @@ def name(what: str, value: Any) -> str:
 
 
 def line(text: Any) -> str:
-    """Return a text as one line that can be printed anywhere, its middle cut out where it is longer than `LINE`."""
-    text = str(text)
+    """Return a text as one line that can be printed anywhere, its middle cut out where it is longer than `LINE`.
+
+    An exception without words is named by its type.
+    """
+    text = str(text) or (type(text).__name__ if isinstance(text, BaseException) else "")
     if len(text) > 4 * LINE:
         text = f"{text[: 2 * LINE]}\n{text[-2 * LINE :]}"
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))

@@ -16,7 +16,7 @@ from epimlib._checks import line, positive
 from epimlib.lab import notebooks
 from epimlib.lab.notebooks import Notebook, RunError, execute, find_notebook
 from epimlib.lab.parameters import named
-from epimlib.lab.records import RunRecord, compare, table
+from epimlib.lab.records import RunRecord, compare_runs, table
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Errors of a disk that are no fault of the request."""
@@ -155,7 +155,7 @@ def _given(request: argparse.Namespace, notebook: Notebook) -> dict[str, Any]:
 
 
 def _compare(request: argparse.Namespace) -> None:
-    parameters, metrics = compare(*map(RunRecord.load, request.runs))
+    parameters, metrics = compare_runs(*map(RunRecord.load, request.runs))
     if parameters:
         print(table(("parameter", *request.runs), parameters), end="\n\n")
     print(table(("metric", *request.runs, "difference", "ratio"), metrics))
@@ -180,16 +180,15 @@ def _train(request: argparse.Namespace) -> None:
 
     found = read_experiments(request.experiments, request.run, request.seed)
     if request.threads is not None:
-        positive("threads", request.threads)
-        if request.threads > MOST_THREADS:
-            raise ValueError(f"threads must be at most {MOST_THREADS}, got {request.threads}")
+        positive("threads", request.threads, maximum=MOST_THREADS)
     import torch
 
-    from epimlib.train.training import check, train
+    from epimlib.train.checking import check_runs
+    from epimlib.train.training import train
 
     if request.threads is not None:
         torch.set_num_threads(request.threads)
-    checked = check(found, request.output, request.device)  # all of them, before the first one takes hours
+    checked = check_runs(found, request.output, request.device)  # all of them, before the first one takes hours
     if request.check:
         header = ("run", "seeds", "epochs", "parameters", "crossbars", "factor", "estimate [h:min:s]")
         print(table(header, [(*row, timedelta(seconds=round(seconds))) for *row, seconds in checked]))
@@ -200,7 +199,14 @@ def _train(request: argparse.Namespace) -> None:
         output = Path(request.output) / run.study
         start = output / f"{run.config.start}-s{run.config.seed}" if run.config.start else None
         try:
-            record = train(run.config, output / run.folder, start, request.device, tensorboard=request.tensorboard)
+            record = train(
+                run.config,
+                output / run.folder,
+                start,
+                request.device,
+                tensorboard=request.tensorboard,
+                name=f"train {run.study}/{run.folder}",
+            )
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"interrupted; the same command goes on in {output / run.folder}") from None
         if request.records and int(os.environ.get("RANK", 0)) == 0:

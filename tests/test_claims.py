@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from epimlib.lab import claims
-from epimlib.lab.claims import Check, Claim, check, evidence, load, scoreboard
+from epimlib.lab.claims import Check, Claim, evidence, judge, read_claims, scoreboard
 from epimlib.lab.notebooks import Notebook
 from epimlib.lab.parameters import resolve
 from epimlib.lab.records import RunRecord
@@ -45,7 +45,7 @@ def record(folder: Path, name: str, parameters: dict | None = None, **metrics) -
 
 
 def verdict(folder: Path, **changes) -> claims.Verdict:
-    return check([Claim.from_dict(CLAIM | changes)], folder)[0]
+    return judge([Claim.from_dict(CLAIM | changes)], folder)[0]
 
 
 def with_check(**changes) -> dict:
@@ -215,7 +215,7 @@ class TestLoad:
         return path
 
     def test_claims_come_back_as_they_were_written(self, tmp_path):
-        (claim,) = load(self.write(tmp_path, {"claims": [CLAIM]}))
+        (claim,) = read_claims(self.write(tmp_path, {"claims": [CLAIM]}))
         assert claim == Claim.from_dict(CLAIM)
         assert claim.checks[0].demand == "at least 30.65"
 
@@ -264,7 +264,7 @@ class TestLoad:
     )
     def test_a_wrong_entry_is_named(self, tmp_path, change, message):
         with pytest.raises(ValueError, match=message):
-            load(self.write(tmp_path, {"claims": [CLAIM | change]}))
+            read_claims(self.write(tmp_path, {"claims": [CLAIM | change]}))
 
     @pytest.mark.parametrize(
         ("data", "message"),
@@ -279,11 +279,11 @@ class TestLoad:
     )
     def test_a_wrong_file_is_refused(self, tmp_path, data, message):
         with pytest.raises(ValueError, match=message):
-            load(self.write(tmp_path, data))
+            read_claims(self.write(tmp_path, data))
 
     def test_a_missing_file_is_named(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="no file of claims at"):
-            load(tmp_path / "claims.yaml")
+            read_claims(tmp_path / "claims.yaml")
 
 
 class TestTables:
@@ -311,15 +311,15 @@ class TestCommitted:
         text = (ROOT / "book" / "assumptions.md").read_text(encoding="utf-8")
         listed = text.partition("## What the abstract says")[2].partition("\n## ")[0]
         numbers = {int(number) for number in re.findall(r"^(\d+)\.", listed, re.MULTILINE)}
-        assert {claim.statement for claim in load()} == numbers
+        assert {claim.statement for claim in read_claims()} == numbers
 
     def test_the_claims_can_be_confronted_with_the_records(self):
-        for found in check(load()):
+        for found in judge(read_claims()):
             assert found.status in claims.STATUSES
             assert found.why, f"{found.claim.name} is {found.status!r} and does not say why"
 
     def test_a_claim_without_a_number_is_nowhere_called_reproduced(self):
-        for claim in load():
+        for claim in read_claims():
             assert claim.value is not None or "reproduced" not in claim.why, claim.name
 
     def test_mixed_bits_on_cifar10_are_the_3_bit_run_once_more(self):
@@ -328,13 +328,13 @@ class TestCommitted:
             assert mixed.metrics[metric] == three.metrics[metric]
 
     def test_pages_and_configurations_are_there(self):
-        for claim in load():
+        for claim in read_claims():
             assert (ROOT / claim.page).with_suffix(".ipynb").is_file(), claim.page
             for made in (*claim.checks, *claim.related):
                 assert (ROOT / made.configuration).is_file(), made.configuration
 
     def test_records_of_training_belong_to_runs_of_the_configuration(self):
-        for made in (made for claim in load() for made in (*claim.checks, *claim.related)):
+        for made in (made for claim in read_claims() for made in (*claim.checks, *claim.related)):
             if made.configuration.endswith(".yaml"):
                 experiments = yaml.safe_load((ROOT / made.configuration).read_text(encoding="utf-8"))
                 for pattern in filter(None, (made.records, made.minus)):

@@ -26,7 +26,7 @@ def small(monkeypatch, name: str, images: tuple[int, int], digest: str | None = 
 
 def test_digits_are_installed_and_whole():
     assert data.verify("digits") == "1,437 + 360 images in scikit-learn"
-    images = data.load("digits")
+    images = data.read_images("digits")
     assert images.train_images.shape == (1437, 8, 8, 1)
     assert np.bincount(images.test_labels).min() >= 34  # stratified: 360 / 10, within the classes' own sizes
     mean, std = images.statistics()
@@ -35,7 +35,7 @@ def test_digits_are_installed_and_whole():
 
 
 def test_checksum_does_not_depend_on_order_but_on_everything_else():
-    images = data.load("digits")
+    images = data.read_images("digits")
     order = np.random.default_rng(0).permutation(1437)
 
     def digest(**changed):
@@ -70,13 +70,13 @@ def test_compact_and_official_fashion_are_read_alike(folder, monkeypatch):
     small(monkeypatch, "fashion-mnist", (3, 2))
     compact = fashion()
     np.savez(folder / "fashion_mnist.npz", **compact)
-    first = data.load("fashion-mnist")
+    first = data.read_images("fashion-mnist")
     (folder / "fashion_mnist.npz").unlink()
     raw = folder / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     for name, content in official(compact).items():
         (raw / name).write_bytes(content)
-    second = data.load("fashion-mnist")
+    second = data.read_images("fashion-mnist")
     assert first.train_images.shape == (3, 28, 28, 1)
     assert data.digest(first) == data.digest(second)
     np.testing.assert_array_equal(second.test_images[..., 0], compact["x_test"])
@@ -95,7 +95,7 @@ def test_sheets_of_cifar_are_cut_row_by_row(folder, monkeypatch):
     for name in names:
         (folder / "cifar10" / f"{name}.webp").hardlink_to(folder / "first.webp")
     np.savez(folder / "cifar10" / "labels.npz", **{name: np.arange(10000) % 10 for name in names})
-    images = data.load("cifar10")
+    images = data.read_images("cifar10")
     assert tuple(images.train_images[234, 0, 0]) == (2, 34, 0)
     assert tuple(images.test_images[1, 5, 7]) == (200, 201, 202)
     assert images.train_labels[10003] == 3
@@ -104,7 +104,7 @@ def test_sheets_of_cifar_are_cut_row_by_row(folder, monkeypatch):
 def test_missing_and_damaged_data_are_one_sentence(folder, monkeypatch):
     assert data.verify("cifar10") == f"not in {folder}"
     with pytest.raises(FileNotFoundError, match="no cifar10 in .*; 'epim data cifar10 --fetch' downloads it"):
-        data.load("cifar10")
+        data.read_images("cifar10")
     np.savez(folder / "fashion_mnist.npz", **fashion())
     with pytest.raises(ValueError, match=r"must hold \(60000, 10000\) images of fashion-mnist, got \(3, 2\)"):
         data.verify("fashion-mnist")
@@ -128,11 +128,11 @@ def test_a_truncated_or_flipped_compact_file_is_one_sentence(folder, monkeypatch
     for content in (whole[:-30], whole[: len(whole) // 2], whole[:-1000] + whole[-900:], b"", b"PK truncated"):
         place.write_bytes(content)
         with pytest.raises(ValueError, match="is not a readable copy of fashion-mnist"):
-            data.load("fashion-mnist")
+            data.read_images("fashion-mnist")
     for position in range(200, 400, 20):
         place.write_bytes(whole[:position] + bytes([whole[position] ^ 255]) + whole[position + 1 :])
         with pytest.raises(ValueError, match="is not a readable copy of fashion-mnist"):
-            data.load("fashion-mnist")
+            data.read_images("fashion-mnist")
     with pytest.raises(ValueError, match="is not a readable copy .*; remove .*fashion_mnist.npz to fetch another copy"):
         data.fetch("fashion-mnist")
 
@@ -174,7 +174,7 @@ def test_foreign_arrays_are_one_sentence(folder, monkeypatch, content, sentence)
     small(monkeypatch, "fashion-mnist", (3, 2))
     np.savez(folder / "fashion_mnist.npz", **content)
     with pytest.raises(ValueError, match=f"^{re.escape(str(folder))}[^\n]*{re.escape(sentence)}[^\n]*$"):
-        data.load("fashion-mnist")
+        data.read_images("fashion-mnist")
 
 
 def test_an_array_that_would_fill_the_memory_is_not_unpacked(folder):
@@ -182,25 +182,25 @@ def test_an_array_that_would_fill_the_memory_is_not_unpacked(folder):
     with zipfile.ZipFile(folder / "fashion_mnist.npz", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("x_train.npy", bytes(300 << 20))
     with pytest.raises(ValueError, match=r"fashion-mnist: an array of 314,572,800 bytes is too large$"):
-        data.load("fashion-mnist")
+        data.read_images("fashion-mnist")
     (folder / "fashion_mnist.npz").unlink()
     raw = folder / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     for content in (bytes([0, 0, 8, 4]) + b"\xff" * 16, bytes([0, 0, 13, 1]) + bytes(9), b"\0\0\x08", b"text"):
         (raw / "train-images-idx3-ubyte").write_bytes(content)
         with pytest.raises(ValueError, match=r"FashionMNIST is not a readable copy of fashion-mnist: [^\n]*$"):
-            data.load("fashion-mnist")
+            data.read_images("fashion-mnist")
 
 
 def test_one_changed_pixel_is_found_by_whoever_reads_the_images(folder, monkeypatch):
     compact = fashion()
     np.savez(folder / "fashion_mnist.npz", **compact)
     small(monkeypatch, "fashion-mnist", (3, 2))
-    small(monkeypatch, "fashion-mnist", (3, 2), digest=data.digest(data.load("fashion-mnist")))
-    data.load("fashion-mnist")
+    small(monkeypatch, "fashion-mnist", (3, 2), digest=data.digest(data.read_images("fashion-mnist")))
+    data.read_images("fashion-mnist")
     compact["x_test"][1, 27, 27] ^= 1
     np.savez(folder / "fashion_mnist.npz", **compact)
-    for read in (data.load, data.verify):
+    for read in (data.read_images, data.verify):
         with pytest.raises(ValueError, match="must hold the images of fashion-mnist, checksum "):
             read("fashion-mnist")
 
@@ -223,7 +223,7 @@ def test_a_sheet_of_another_size_or_kind_is_one_sentence(folder, size, sentence)
     else:
         Image.new("L", size).save(sheet, "png")
     with pytest.raises(ValueError, match=f"is not a readable copy of cifar10: .*{re.escape(sentence)}"):
-        data.load("cifar10")
+        data.read_images("cifar10")
 
 
 def test_what_an_old_torchvision_left_is_never_read(folder, monkeypatch):
@@ -234,7 +234,7 @@ def test_what_an_old_torchvision_left_is_never_read(folder, monkeypatch):
     for name in ("training.pt", "test.pt"):
         (legacy / name).write_bytes(b"no tensor")
     with pytest.raises(ValueError, match=r"is not a readable copy of fashion-mnist: .*train-images-idx3-ubyte"):
-        data.load("fashion-mnist")
+        data.read_images("fashion-mnist")
     with pytest.raises(ValueError, match=r"processed is of an old torchvision, .*; remove it$"):
         data.fetch("fashion-mnist")
 
@@ -283,7 +283,7 @@ def test_fetching_completes_what_an_interrupted_download_left(folder, monkeypatc
         for name, content in left.items():
             (raw / name).write_bytes(content)
         with pytest.raises(ValueError, match="is not a readable copy of fashion-mnist"):
-            data.load("fashion-mnist")
+            data.read_images("fashion-mnist")
         data.fetch("fashion-mnist")
         assert data.verify("fashion-mnist").startswith("3 + 2 images")
     assert len(downloads) == 12

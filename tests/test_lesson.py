@@ -10,7 +10,7 @@ from torch import nn
 from epimlib.lab.notebooks import Notebook, find_notebook
 from epimlib.lab.records import RunRecord
 from epimlib.train import lesson
-from epimlib.train.lesson import BATCH, NETWORKS, digits, evaluate, fit, network, taught
+from epimlib.train.lesson import BATCH, NETWORKS, digits, fit, loss_and_accuracy, network, taught
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -44,7 +44,7 @@ def test_the_network_has_the_stages_asked_for():
 
 def test_evaluation_by_hand():
     logits = torch.tensor([[math.log(3.0), 0.0], [0.0, math.log(3.0)], [math.log(3.0), 0.0], [math.log(3.0), 0.0]])
-    loss, accuracy = evaluate(nn.Identity(), logits, torch.tensor([0, 1, 0, 1]))
+    loss, accuracy = loss_and_accuracy(nn.Identity(), logits, torch.tensor([0, 1, 0, 1]))
     assert loss == pytest.approx((3 * math.log(4 / 3) + math.log(4)) / 4)
     assert accuracy == 75
 
@@ -79,7 +79,7 @@ def test_a_fit_learns_and_its_seed_repeats_it():
 
     model, again = trained(), trained()
     assert all(torch.equal(*pair) for pair in zip(model.parameters(), again.parameters(), strict=True))
-    assert evaluate(model, *tested)[1] > 60  # guessing: 10
+    assert loss_and_accuracy(model, *tested)[1] > 60  # guessing: 10
 
 
 @pytest.mark.parametrize("epochs", [0, -1])
@@ -162,6 +162,6 @@ def test_a_committed_network_was_taught_with_the_defaults_of_its_chapter(path):
 def test_a_committed_network_is_as_good_as_its_record_says():
     record = RunRecord.load(NETWORKS / "09_quantization-dense.json")
     model = taught(record.notebook, network(record.parameters["stages"]), record.parameters, TestTaught.never)
-    loss, accuracy = evaluate(model, *digits()[1])
+    loss, accuracy = loss_and_accuracy(model, *digits()[1])
     assert loss == pytest.approx(record.metrics["loss"], rel=1e-4)
     assert accuracy == pytest.approx(record.metrics["accuracy"], abs=1.01 * 100 / 597)  # an image may lie between two

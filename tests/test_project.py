@@ -4,7 +4,9 @@ import ast
 import contextlib
 import importlib.metadata
 import io
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -179,3 +181,29 @@ def test_ci_excuses_a_skip_only_for_a_missing_accelerator(tmp_path, reason, code
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == code
     assert ("tests.test_a::test_c" in result.stderr) == bool(code)
+
+
+def test_a_wheel_holds_every_room_and_its_presets(tmp_path):
+    """Built from what Git tracks, put into an empty folder, and imported from there."""
+    source, site = tmp_path / "source", tmp_path / "site"
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, files.split("\0")):
+        if name.startswith("epimlib/") or "/" not in name:
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, source / name)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", "--no-deps", "--no-build-isolation", "--target", site, source], check=True)
+    there = {path.parent.name for path in (ROOT / "epimlib").glob("*/__init__.py")}
+    assert {path.parent.name for path in (site / "epimlib").glob("*/__init__.py")} == there
+    modules = [".".join(path.relative_to(site).with_suffix("").parts) for path in site.rglob("[a-z]*.py")]
+    program = f"""
+import importlib, epimlib
+for module in {[module for module in modules if module.startswith("epimlib.")]!r}:
+    importlib.import_module(module)
+print(epimlib.__file__, *[epimlib.Hardware.preset(name).name for name in ("default", "isaac", "mnsim-2024")])
+"""
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(site / "epimlib" / "__init__.py"), "default", "isaac", "mnsim-2024"]

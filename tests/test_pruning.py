@@ -20,7 +20,7 @@ from epimlib.quant.export import load_quantized, save_quantized
 from epimlib.quant.grid import QuantConfig
 from epimlib.quant.precision import hessian_traces
 from epimlib.quant.quantize import calibrate, integer_weights, quantize
-from epimlib.rivals.pruning import METHODS, _allocate, dense_blocks, fit_width, shrink, squeezed_blocks, used_blocks
+from epimlib.rivals.pruning import METHODS, dense_blocks, fit_width, share_out, shrink, squeezed_blocks, used_blocks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -174,8 +174,8 @@ def test_the_budget_is_shared_out_for_the_largest_product(data):
     shares = st.dictionaries(st.integers(1, 6), st.floats(0.01, 1), min_size=1, max_size=4)
     options = {f"layer {n}": data.draw(shares) for n in range(data.draw(st.integers(1, 4)))}
     budget = sum(min(own) for own in options.values()) + data.draw(st.integers(0, 8))
-    found = _allocate(options, budget)
-    assert list(found) == list(reversed(options))
+    found = share_out(options, budget)
+    assert list(found) == list(options)
     assert sum(found.values()) <= budget
 
     def product(choice):

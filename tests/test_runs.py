@@ -26,7 +26,7 @@ from epimlib.lab import page as _page
 from epimlib.lab.notebooks import Notebook, RunError, execute, find_notebook
 from epimlib.lab.page import plain
 from epimlib.lab.parameters import Parameter, ParameterError, named, parse_parameters, resolve
-from epimlib.lab.records import METRIC, RunRecord, compare, table
+from epimlib.lab.records import METRIC, RunRecord, compare_runs, table
 
 PROFILE = 'profile: str = "quick"  # quick runs in seconds [name], quick|full\n'
 CELL = (
@@ -477,14 +477,14 @@ class TestResults:
             dataclasses.replace(RECORD, metrics=metrics).save(tmp_path / "study" / f"{name}.json")
         return tmp_path
 
-    def test_cost_is_that_against_dense_of_the_same_seed(self, folder):
+    def test_what_is_lost_is_lost_against_dense_of_the_same_seed(self, folder):
         records = studies.results("study", folder).set_index(["run", "seed"])
         assert list(records.index) == [("dense", 0), ("dense", 1), ("other", 1), ("small", 0), ("small", 2)]
-        assert records["cost"].tolist() == pytest.approx([0, 0, 0.5, 3, math.nan], nan_ok=True)
+        assert records["lost"].tolist() == pytest.approx([0, 0, 0.5, 3, math.nan], nan_ok=True)
 
     def test_seeds_of_a_run_become_one_row(self, folder):
         rows = studies.over_seeds(studies.results("study", folder), ["run"])
-        assert list(rows.columns) == ["seeds", "accuracy", "spread", "cost", "crossbars", "factor"]
+        assert list(rows.columns) == ["seeds", "accuracy", "spread", "lost", "crossbars", "factor"]
         assert rows.loc["dense"].tolist() == [2, 90.5, 1, 0, 20, 30]
         assert rows.loc["other"].tolist() == pytest.approx([1, 90.5, math.nan, 0.5, 20, 30], nan_ok=True)
         small = rows.loc["small"].tolist()
@@ -494,6 +494,12 @@ class TestResults:
     def test_a_study_is_a_name(self, folder, study):
         with pytest.raises(ValueError, match="study must be a name"):
             studies.results(study, folder)
+
+    def test_a_study_without_accuracy_has_no_cost(self, tmp_path):
+        for seed in (0, 1):
+            dataclasses.replace(RECORD, metrics={"rank": 0.5 + seed}).save(tmp_path / "study" / f"first-s{seed}.json")
+        table = studies.results("study", tmp_path)
+        assert table.to_dict("list") == {"run": ["first", "first"], "seed": [0, 1], "rank": [0.5, 1.5]}
 
     def test_no_record_yet_is_no_row(self, tmp_path):
         assert studies.results("study", tmp_path).empty
@@ -594,7 +600,7 @@ class TestCompare:
             RECORD.to_dict()
             | {"parameters": {"profile": "quick", "rows": 32, "seed": 1}, "metrics": {"crossbars": 100, "name": "a"}}
         )
-        parameters, metrics = compare(RECORD, other)
+        parameters, metrics = compare_runs(RECORD, other)
         assert parameters == [("rows", 64, 32), ("bits", [3, 5], None), ("seed", None, 1)]
         assert metrics == [
             ("crossbars", 400, 100, -300, 0.25),
@@ -604,12 +610,19 @@ class TestCompare:
 
     def test_nothing_has_a_ratio_to_zero(self):
         zero = RunRecord.from_dict(RECORD.to_dict() | {"metrics": {"crossbars": 0}})
-        assert compare(zero, zero)[1] == [("crossbars", 0, 0, 0, None)]
+        assert compare_runs(zero, zero)[1] == [("crossbars", 0, 0, 0, None)]
 
     def test_other_notebooks_do_not_compare(self):
         other = RunRecord.from_dict(RECORD.to_dict() | {"notebook": "04_epitome"})
         with pytest.raises(ValueError, match="runs of different notebooks, 03_mapping and 04_epitome"):
-            compare(RECORD, other)
+            compare_runs(RECORD, other)
+
+    def test_trainings_compare_whichever_study_and_run_they_are_of(self):
+        names = ("train", "train cifar10/dense-s0", "train cifar10/q3-scratch-20-s1")
+        runs = [dataclasses.replace(RECORD, notebook=name) for name in names]
+        assert all(compare_runs(a, b)[0] == [] for a in runs for b in runs)
+        with pytest.raises(ValueError, match="runs of different notebooks, train and 03_mapping"):
+            compare_runs(runs[0], RECORD)
 
     def test_a_foreign_text_does_not_break_the_table(self):
         assert table(("metric", "first"), [("a", "x\n\x1b[2Jy"), ("b", "z" * 1000)]).splitlines()[1:] == [

@@ -27,7 +27,8 @@ from epimlib.search import (
     solve_exact,
 )
 from epimlib.search.evolve import _Evolution
-from epimlib.search.problem import _Problem
+from epimlib.search.knapsack import Choice, choose
+from epimlib.search.problem import Problem
 
 OBJECTIVES = ["latency", "energy", "edp"]
 
@@ -66,6 +67,15 @@ def every_design(table, objective, budget, proxy=None, limit=math.inf):
 def resnet50():
     workload = Workload.load("resnet50")
     return tabulate(workload, Hardware.preset("default"), candidates(workload))
+
+
+def test_one_candidate_of_each_layer_within_a_limit():
+    """The latencies of all four choices are 3, 4, 6 and 7, with 7, 5, 4 and 2 crossbars."""
+    costs = [{"latency": [1, 4], "crossbars": [4, 1]}, {"latency": [2, 3], "crossbars": [3, 1]}]
+    found = [choose(costs, "latency", {"crossbars": budget}) for budget in range(1, 8)]
+    assert [choice and choice.taken for choice in found] == [None, (1, 1), (1, 1), (1, 0), (0, 1), (0, 1), (0, 0)]
+    assert [choice.bound for choice in found[1:]] == pytest.approx([7, 7, 6, 4, 4, 3])
+    assert choose([], "latency", {"crossbars": 1}).taken == ()
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -271,9 +281,9 @@ def test_a_limit_is_met_where_terms_of_the_proxy_cancel(few_repairs):
 
 def test_a_repair_ends_where_no_candidate_is_smaller(few_repairs):
     table = table_of([[[2, 2, 0, 1], [1, 1, 0, 3]]] * 4)
-    search = _Evolution(_Problem(table, "latency", 12, None, None), 8, 0)
-    search.problem.limits[3] = 3  # below the four that the smallest candidates need
-    assert (search.costs[3][search._repair(search.places)] == 1).all()
+    search = _Evolution(Problem(table, "latency", 12, None, None), 8, 0)
+    search.problem.limits["crossbars"] = 3  # below the four that the smallest candidates need
+    assert (search.costs["crossbars"][search._repair(search.places)] == 1).all()
 
 
 def test_the_evolution_meets_two_limits_that_leave_little_room(resnet50):
@@ -427,7 +437,7 @@ def test_the_fit_error_is_what_a_fitted_layer_misses():
     layer = EpitomeConv2d(24, 16, 3, epitome=spec).double()
     weight = torch.randn(16, 24, 3, 3, dtype=torch.float64)
     layer.fit(weight)
-    missed = ((weight - layer.weight) ** 2).sum() / (weight**2).sum()
+    missed = (weight - layer.weight).norm() / weight.norm()
     assert fit_error(weight.numpy(), spec) == pytest.approx(missed.item())
     assert fit_error(weight.numpy(), EpitomeSpec.dense(16, 24, 3)) == 0
     with pytest.raises(ValueError, match=r"weight must have shape \(16, 24, 3, 3\), got \(24, 16, 3, 3\)"):
@@ -523,7 +533,7 @@ def test_a_tolerance_that_is_never_reached_ends_with_the_time(monkeypatch):
     """Bounds that stay below whatever is found, from a solver that takes no time."""
     clock = itertools.count()
     monkeypatch.setattr("epimlib.search.exact.time", types.SimpleNamespace(monotonic=lambda: next(clock)))
-    monkeypatch.setattr("epimlib.search.exact._knapsack", lambda *_: ([0, 0], 0.0, ""))
+    monkeypatch.setattr("epimlib.search.exact.choose", lambda *_: Choice((0, 0), 0.0, ""))
     result = solve_exact(table_of([[[1, 1, 0, 1]]] * 2), "edp", budget=9, time_limit=20)
     assert result.message == "Stopped before the tolerance: the time is over"
     assert next(clock) < 30

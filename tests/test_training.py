@@ -33,9 +33,12 @@ from epimlib.lab import results
 from epimlib.lab.notebooks import RunError
 from epimlib.lab.records import RunRecord
 from epimlib.pim.mapping import map_crossbars
-from epimlib.train import training
+from epimlib.train import data, trainer, training
 from epimlib.train.build import build, create
 from epimlib.train.config import SCHEDULES, TrainConfig, read_experiments
+from epimlib.train.images import images_of
+from epimlib.train.place import Place
+from epimlib.train.trainer import Trainer
 from epimlib.train.training import load_trained, train
 
 ROOT = Path(__file__).parents[1]
@@ -112,7 +115,7 @@ def two_processes(*arguments: str, **environment: str) -> None:
 
 def kill_before(epoch: int, monkeypatch: pytest.MonkeyPatch, config: TrainConfig, folder: Path) -> None:
     """Train, and stop where an epoch would begin."""
-    run = training._Trainer.epoch
+    run = Trainer.epoch
 
     def killed(self, number, progress):
         if number == epoch:
@@ -120,7 +123,7 @@ def kill_before(epoch: int, monkeypatch: pytest.MonkeyPatch, config: TrainConfig
         return run(self, number, progress)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Trainer, "epoch", killed)
+        patch.setattr(Trainer, "epoch", killed)
         with pytest.raises(Killed):
             train(config, folder, progress=False)
 
@@ -141,8 +144,8 @@ def test_training_learns_and_its_record_says_what_it_was(dense):
 
 def test_the_trained_network_comes_back(quantized):
     network = load_trained(quantized)
-    images = training.images_of.load("digits")
-    x, y = next(training.images_of.batches(images.test_images, images.test_labels, 360, images.statistics()))
+    images = data.read_images("digits")
+    x, y = next(data.batches(images.test_images, images.test_labels, 360, images.statistics()))
     accuracy = (network.model(x).argmax(1) == y).double().mean().item() * 100
     assert accuracy == pytest.approx(RunRecord.load(quantized).metrics["accuracy"])
     assert set(network.about["bits"].values()) <= {3, 5, 9}
@@ -185,7 +188,7 @@ class Killed(BaseException):
 def test_an_interrupted_run_ends_with_the_same_weights(dense, quantized, tmp_path, monkeypatch, steps):
     """44 steps make an epoch: the run is killed within the first epoch, at an epoch's end and within the second."""
     left = [steps]
-    step = training._Trainer._step
+    step = Trainer.step
 
     def interrupted(self, *batch):
         if not left[0]:
@@ -193,10 +196,10 @@ def test_an_interrupted_run_ends_with_the_same_weights(dense, quantized, tmp_pat
         left[0] -= 1
         return step(self, *batch)
 
-    monkeypatch.setattr(training._Trainer, "_step", interrupted)
+    monkeypatch.setattr(Trainer, "step", interrupted)
     with pytest.raises(Killed):
         train(QUANTIZED, tmp_path, start=dense, progress=False)
-    monkeypatch.setattr(training._Trainer, "_step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     assert len(list(tmp_path.glob("epoch-*.pt"))) == steps // 44
     assert not (tmp_path / "record.json").exists()
     record = train(QUANTIZED, tmp_path, start=dense, progress=False)
@@ -207,18 +210,18 @@ def test_an_interrupted_run_ends_with_the_same_weights(dense, quantized, tmp_pat
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(dense, tmp_path, monkeypatch, capsys):
     config = dataclasses.replace(DENSE, epochs=3)
-    finish = training._Trainer.finish
-    monkeypatch.setattr(training._Trainer, "finish", lambda *_: (_ for _ in ()).throw(Killed()))
+    finish = Trainer.finish
+    monkeypatch.setattr(Trainer, "finish", lambda *_: (_ for _ in ()).throw(Killed()))
     with pytest.raises(Killed):
         train(config, tmp_path, progress=False)
-    monkeypatch.setattr(training._Trainer, "finish", finish)
+    monkeypatch.setattr(Trainer, "finish", finish)
     _, third = sorted(tmp_path.glob("epoch-*.pt"))
     content = bytearray(third.read_bytes())
     content[len(content) // 2] ^= 1
     third.write_bytes(content)
     trained = []
-    epoch = training._Trainer.epoch
-    monkeypatch.setattr(training._Trainer, "epoch", lambda self, *a: trained.append(a[0]) or epoch(self, *a))
+    epoch = Trainer.epoch
+    monkeypatch.setattr(Trainer, "epoch", lambda self, *a: trained.append(a[0]) or epoch(self, *a))
     train(config, tmp_path, progress=False)
     assert trained == [2]
     assert f"{third} is damaged" in capsys.readouterr().out
@@ -293,7 +296,7 @@ def test_a_damaged_or_foreign_file_is_named(dense, tmp_path, name, content, sent
 
 
 def test_a_finished_run_is_not_repeated_and_another_one_is_refused(dense, monkeypatch, tmp_path):
-    monkeypatch.setattr(training, "_Trainer", None)
+    monkeypatch.setattr(training, "Trainer", None)
     assert train(DENSE, dense) == RunRecord.load(dense)
     with pytest.raises(ValueError, match=r"holds a run with lr = 0.1, not 0.2; take another folder"):
         train(dataclasses.replace(DENSE, lr=0.2), dense)
@@ -400,12 +403,12 @@ def test_what_the_network_does_not_fit_is_one_sentence(tmp_path, changes, senten
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_every_schedule_falls(tmp_path, schedule):
     config = dataclasses.replace(DENSE, schedule=schedule, batch_size=256)
-    place = training._place("cpu")
-    trainer = training._Trainer(config, tmp_path, build(config), training._Images(config, place), place)
+    place = Place.of("cpu")
+    made = Trainer(config, tmp_path, build(config), images_of(config, place), place)
     rates = []
-    for step in (2, 5, trainer.steps * 2 - 1):
-        trainer.schedule.step_update(step)
-        rates.append(trainer.optimizer.param_groups[0]["lr"])
+    for step in (2, 5, made.steps * 2 - 1):
+        made.schedule.step_update(step)
+        rates.append(made.optimizer.param_groups[0]["lr"])
     assert 0.1 >= rates[0] > rates[1] > rates[2] >= 0
 
 
@@ -453,8 +456,9 @@ WATCHED = """
 import json, os, sys, torch
 from epimlib.train import training
 from epimlib.train.config import TrainConfig
+from epimlib.train.trainer import Trainer
 
-evaluate, seen, folder = training._Trainer.evaluate, {}, sys.argv[1]
+evaluate, seen, folder = Trainer.evaluate, {}, sys.argv[1]
 
 def watched(self):
     seen["bits"] = self.about["bits"]
@@ -463,7 +467,7 @@ def watched(self):
     seen["evaluated"] = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     return evaluate(self)
 
-training._Trainer.evaluate = watched
+Trainer.evaluate = watched
 training.train(TrainConfig.from_dict(json.loads(sys.argv[2])), folder, device="cpu", progress=False)
 torch.save(seen, f"{folder}-{os.environ['RANK']}.pt")
 """
@@ -496,8 +500,8 @@ def test_images_for_the_sensitivities_are_the_same_each_time(tmp_path, monkeypat
     tiny_imagenet(tmp_path, (8, 8), (1, 1))
     monkeypatch.setenv("EPIM_DATA", str(tmp_path))
     config = TrainConfig(data="imagenet", model="resnet9", epochs=1, batch_size=4, image_size=32)
-    images = training._Images(config, training._place("cpu"))
-    (x, target), (again, _) = images.sample(2), images.sample(2)
+    found = images_of(config, Place.of("cpu"))
+    (x, target), (again, _) = found.sample(2), found.sample(2)
     assert x.shape == (8, 3, 32, 32)
     assert len(target) == 8
     assert torch.equal(x, again)
@@ -548,6 +552,9 @@ def test_epim_train_makes_folders_and_records(tmp_path, capsys):
     table = results("tiny", tmp_path / "records")
     assert list(zip(table.run, table.seed, strict=True)) == [("dense", 0), ("dense", 1), ("epitome", 1)]
     assert table.accuracy[0] != table.accuracy[1]
+    record = RunRecord.load(tmp_path / "records" / "tiny" / "epitome-s1.json")
+    assert record == RunRecord.load(tmp_path / "runs" / "tiny" / "epitome-s1")
+    assert record.notebook == "train tiny/epitome-s1"
     assert cli.main(["train", str(path), *options, "--run", "epitome", "--seed", "0"]) == 0
     assert len(results("tiny", tmp_path / "records")) == 4
 
@@ -568,7 +575,7 @@ def test_epim_train_makes_folders_and_records(tmp_path, capsys):
         ({"runs": {"dense": {"start": "dense"}}}, "run 'dense': start must be an earlier run of the file, got 'dense'"),
         (
             {"study": None},
-            "wrong.yaml must be a name of letters and digits, with '-', '_' or '.' between them, got None",
+            "wrong.yaml must be a name, got None",
         ),
         ({"base": None}, "wrong.yaml must be a mapping, got None"),
         ({"runs": ["dense"]}, "wrong.yaml must be a mapping, got ['dense']"),
@@ -624,7 +631,6 @@ NAMES = [
     "a.",
     "a\0",
     "a:b",
-    "ü",
     3,
 ]
 NAMES += [True, 1.5, "a" * 101, "$HOME", "~", "con|", "a..\\b"]
@@ -640,11 +646,11 @@ def test_names_of_studies_and_runs_are_names(tmp_path, capsys, monkeypatch, name
         path.write_text(yaml.safe_dump({**EXPERIMENTS, **change}), encoding="utf-8")
         assert cli.main(["train", str(path), "--output", str(place), "--records", str(place)]) == 2
         err = capsys.readouterr().err
-        assert "wrong.yaml must be a name of letters and digits, with '-', '_' or '.' between them, got " in err
+        assert re.search("wrong.yaml must be a name( of at most 100 letters, digits and, within, .*)?, got ", err)
         assert err.count("\n") == 1
     for change, sentence in (
         ({"start": name}, "start must be a"),
-        ({"design": name}, "the file of a design must be a name of letters and digits"),
+        ({"design": name}, "the file of a design must be a name of at most 100 letters, digits"),
     ):
         if isinstance(name, str):
             path.write_text(yaml.safe_dump({**EXPERIMENTS, "runs": {"dense": change}}), encoding="utf-8")
@@ -822,7 +828,7 @@ def test_a_finished_run_that_the_file_no_longer_describes_is_found_before(tmp_pa
 )
 def test_a_device_that_is_not_there_is_one_sentence(device):
     with pytest.raises(ValueError, match=f"^device must be .*, got {device!r}$"):
-        training._place(device)
+        Place.of(device)
 
 
 LONG = [
@@ -837,8 +843,8 @@ LONG = [
 def test_a_kill_within_a_long_epoch_loses_minutes_and_changes_nothing(tmp_path, monkeypatch, changes):
     config = dataclasses.replace(DENSE, **changes)  # 44 steps each epoch
     record = train(config, tmp_path / "whole", progress=False)
-    monkeypatch.setattr(training, "BETWEEN", 0.0)
-    step, done = training._Trainer._step, itertools.count()
+    monkeypatch.setattr(trainer, "BETWEEN", 0.0)
+    step, done = Trainer.step, itertools.count()
 
     def interrupted(self, *batch):
         if next(done) == 50:
@@ -846,12 +852,12 @@ def test_a_kill_within_a_long_epoch_loses_minutes_and_changes_nothing(tmp_path, 
         return step(self, *batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Trainer, "_step", interrupted)
+        patch.setattr(Trainer, "step", interrupted)
         with pytest.raises(Killed):
             train(config, tmp_path / "parts", progress=False)
     found = sorted(file.name.split(".")[0] for file in (tmp_path / "parts").glob("*.pt"))
     assert found == ["epoch-0001_0000005", "epoch-0001_0000006"]
-    monkeypatch.setattr(training._Trainer, "_step", lambda self, *batch: next(done) and step(self, *batch))
+    monkeypatch.setattr(Trainer, "step", lambda self, *batch: next(done) and step(self, *batch))
     first = next(done) + 1
     other = train(config, tmp_path / "parts", progress=False)
     assert next(done) - first == 88 - 50
@@ -871,8 +877,8 @@ def test_a_kill_within_an_epoch_of_imagenet_changes_nothing(tmp_path, monkeypatc
         image_size=32, mixup=0.2, auto_augment="rand-m7-mstd0.5",
     )  # fmt: skip
     train(config, tmp_path / "whole", progress=False)
-    monkeypatch.setattr(training, "BETWEEN", 0.0)
-    step, done = training._Trainer._step, itertools.count()
+    monkeypatch.setattr(trainer, "BETWEEN", 0.0)
+    step, done = Trainer.step, itertools.count()
 
     def interrupted(self, *batch):
         if next(done) == 3:
@@ -880,22 +886,23 @@ def test_a_kill_within_an_epoch_of_imagenet_changes_nothing(tmp_path, monkeypatc
         return step(self, *batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Trainer, "_step", interrupted)
+        patch.setattr(Trainer, "step", interrupted)
         with pytest.raises(Killed):
             train(config, tmp_path / "parts", progress=False)
     record = train(config, tmp_path / "parts", progress=False)
     for name, tensor in weights(tmp_path / "whole").items():
         assert torch.equal(tensor, weights(tmp_path / "parts")[name]), name
-    assert record.versions["imagenet"] == training.images_of.listing(tmp_path / "imagenet")
+    assert record.versions["imagenet"] == data.listing(tmp_path / "imagenet")
 
 
 KILLED = """
 import json, os, sys, torch
-from epimlib.train import training
+from epimlib.train import trainer, training
 from epimlib.train.config import TrainConfig
+from epimlib.train.trainer import Trainer
 
 config, folder = TrainConfig.from_dict(json.loads(sys.argv[2])), sys.argv[1]
-step, done = training._Trainer._step, []
+step, done = Trainer.step, []
 
 def interrupted(self, *batch):
     if len(done) == 30:
@@ -904,7 +911,7 @@ def interrupted(self, *batch):
     return step(self, *batch)
 
 training.train(config, f"{folder}/whole", device="cpu", progress=False)
-training.BETWEEN, training._Trainer._step = 0.0, interrupted
+trainer.BETWEEN, Trainer.step = 0.0, interrupted
 try:
     training.train(config, f"{folder}/parts", device="cpu", progress=False)
 except KeyboardInterrupt:
@@ -1034,7 +1041,7 @@ def test_another_number_of_threads_is_refused(begun, tmp_path):
         torch.set_num_threads(1)
     record = train(BEGUN, tmp_path / "run", progress=False)
     assert record.machine["threads"] == record.machine["processes"] == 1
-    assert record.versions["digits"] == training.images_of.DATASETS["digits"].digest
+    assert record.versions["digits"] == data.DATASETS["digits"].digest
 
 
 @pytest.mark.parametrize(
@@ -1062,7 +1069,7 @@ def test_a_full_disk_is_a_failure_of_the_work_and_names_a_path(tmp_path, capsys,
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Trainer, name, full)
+        patch.setattr(Trainer, name, full)
         assert cli.main(request) == 1
     assert sentence.format(folder=folder) in capsys.readouterr().err.splitlines()[-1]
     assert not (folder / "record.json").exists()

@@ -1,7 +1,7 @@
-"""Integers through crossbars: compiled, executed, simulated; all that needs torch and hardware together."""
+"""Integers through crossbars: compiled, executed round by round, simulated."""
 
 from epimlib.datapath.compile import compile
-from epimlib.datapath.execute import Run, run
+from epimlib.datapath.execute import run
 from epimlib.datapath.program import Program
 from epimlib.datapath.simulate import Simulation, compile_layer, quantize_max, simulate, weighted_layers
 from epimlib.datapath.trace import trace
@@ -10,7 +10,6 @@ from epimlib.quant.grid import QuantizedLayer
 __all__ = [
     "Program",
     "QuantizedLayer",
-    "Run",
     "Simulation",
     "compile",
     "compile_layer",

@@ -40,13 +40,11 @@ class NonIdealities:
     stuck_on: float = 0.0
     """Share of cells that stay at the highest level."""
     read_noise: float = 0.0
-    """Standard deviation of a cell's conductance from read to read, in levels, for every level alike. The
-    noise of
-    the cells of one column adds up in quadrature, so it is drawn per column."""
+    """Standard deviation of a cell's conductance from read to read, in levels, for every level alike. The noise of the
+    cells of one column adds up in quadrature, so it is drawn per column."""
     wire: float = 0.0
-    """Resistance of the wire between two neighbouring cells, times the conductance of level 1. First order:
-    the
-    voltage that a cell loses is computed with the currents of a crossbar without wire resistance."""
+    """Resistance of the wire between two neighbouring cells, times the conductance of level 1. First order: the voltage
+    that a cell loses is computed with the currents of a crossbar without wire resistance."""
     adc_offset: float = 0.0
     """Standard deviation of an ADC's offset, in its steps."""
     adc_gain: float = 0.0
@@ -127,8 +125,7 @@ def adc_errors(shape: tuple[int, ...], errors: NonIdealities, generator: torch.G
 
 
 def ir_drop(conductance: Tensor, line: Tensor, column: Tensor, rows: int, cols: int, wire: float) -> Tensor:
-    """Return the conductances that, without wire resistance, give the currents that wires leave (first
-    order).
+    """Return the conductances that, without wire resistance, give the currents that wires leave (first order).
 
     Word lines are driven beside column 0, bit lines are sensed beyond the last row. A cell loses the voltage
     that the currents of its word line drop on the way to it, and the voltage that its bit line has risen by;

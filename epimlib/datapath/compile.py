@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections import Counter
 
 import torch
 from torch import Tensor
@@ -10,9 +9,10 @@ from torch import Tensor
 from epimlib._checks import integers, one_of, positive
 from epimlib.datapath import analog
 from epimlib.datapath.analog import NonIdealities
-from epimlib.datapath.execute import _images, _pack, _sums, _windows
 from epimlib.datapath.layout import Layout, Read
-from epimlib.datapath.program import Program, _matrix, _shape, _whole
+from epimlib.datapath.program import Program
+from epimlib.datapath.rounds import checked_images, column_sums, input_windows, packed_cells
+from epimlib.datapath.whole import check_whole
 from epimlib.epitome.plan import EpitomeSpec, Plan
 from epimlib.epitome.workload import Layer
 from epimlib.pim.hardware import Hardware, check_hardware
@@ -72,9 +72,9 @@ def compile(
     if plan is None and weight.ndim == 2:
         weight, kind = weight[:, :, None, None], "linear"
     if plan is not None and tuple(weight.shape) != plan.spec.epitome:
-        raise ValueError(f"weight must have the shape of the epitome {plan.spec.epitome}, got {_shape(weight)}")
+        raise ValueError(f"weight must have the shape of the epitome {plan.spec.epitome}, got {tuple(weight.shape)}")
     if weight.ndim != 4:
-        raise ValueError(f"weight must have 4 dimensions, or 2 (linear layer), got shape {_shape(weight)}")
+        raise ValueError(f"weight must have 4 dimensions, or 2 (linear layer), got shape {tuple(weight.shape)}")
     if plan is not None and groups != 1:
         raise ValueError(f"groups must be 1 for an epitome, got {groups}")
     if positive("activation_bits", activation_bits, 1 + signed) > 16:
@@ -84,7 +84,7 @@ def compile(
     crossbar = check_hardware(hardware).crossbar
     slices = bit_slices(bits, crossbar)
     step = analog.adc_step(adc_range, hardware)
-    weight = _whole("weight", weight, *weight_limits(bits, crossbar), f"{bits} bits").long().cpu()
+    weight = check_whole("weight", weight, *weight_limits(bits, crossbar), f"{bits} bits").long().cpu()
 
     out, inp, *kernel = plan.spec.shape if plan else weight.shape
     layer = Layer(
@@ -144,7 +144,7 @@ def _scale(scale: float | Tensor, layout: Layout) -> Tensor:
         return scale.broadcast_to(shape) if scale.ndim else scale
     except RuntimeError:
         raise ValueError(
-            f"scale must be a number or broadcast to (row blocks, columns) = {shape}, got shape {_shape(scale)}"
+            f"scale must be a number or broadcast to (row blocks, columns) = {shape}, got shape {tuple(scale.shape)}"
         ) from None
 
 
@@ -154,7 +154,7 @@ def _calibrate(program: Program, feature_map: Tensor, positions: int = 512) -> P
     An error counts as much as it is worth after shift-and-add. One step serves all conversions of a bit
     slice.
     """
-    windows = _windows(program, _images(program, feature_map))
+    windows = input_windows(program, checked_images(program, feature_map))
     windows = windows[torch.linspace(0, len(windows) - 1, min(positions, len(windows))).long()]
     codes = analog.code_limits(program.hardware)
     most = max(0, math.ceil(math.log2(analog.full_scale(program.hardware) / codes[1])))
@@ -168,6 +168,6 @@ def _calibrate(program: Program, feature_map: Tensor, positions: int = 512) -> P
             error[number, part] += worth @ wrong.sum((1, 3), dtype=torch.float64)
 
     for round in program.rounds:
-        cells = [_pack(program, _matrix(program, read)) for read in round.reads]
-        _sums(program, round, cells, windows, torch.Generator().manual_seed(0), Counter(), observe)
+        noise = torch.Generator().manual_seed(0)
+        column_sums(program, round, packed_cells(program, round), windows, noise, observe)
     return dataclasses.replace(program, adc_step=steps[error.argmin(0)].double())

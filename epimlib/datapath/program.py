@@ -1,21 +1,18 @@
-"""One layer on crossbars: programmed, executed round by round, and traced.
+"""A program: one layer on crossbars, as `compile` programs it and as `run` and `trace` execute it.
 
-`compile` programs the crossbars with the integers of an epitome (or of a dense weight) and works out, from
-the index tables, what is read in which round. `run` executes this on a feature map and counts what it does::
+::
 
     program = compile(plan, epitome, hardware, bits=8, activation_bits=8, padding=1)
     output, events = run(program, feature_map)
 
-With an ADC wide enough the output equals an integer convolution by the sampled weight, bit by bit, on every backend:
-all sums are products of matrices of whole numbers that their type holds. `trace` shows one output position round by
-round. What the hardware is assumed to do is said in `epimlib.pim.events`, and how its analog part errs in
+`compile` works out, from the index tables, which cells are read in which round; a `Program` holds the rounds, the
+cells and what follows from both. With an ADC wide enough the output equals an integer convolution by the sampled
+weight, bit by bit, on every backend: all sums are products of matrices of whole numbers that their type holds. What
+the hardware is assumed to do is said in `epimlib.pim.events`, and how its analog part errs in
 `epimlib.datapath.analog`.
 """
 
 import math
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -26,29 +23,11 @@ from torch import Tensor
 from epimlib.datapath import analog
 from epimlib.datapath.analog import NonIdealities
 from epimlib.datapath.layout import Layout, Read, Round
+from epimlib.datapath.whole import EXACT, exact_float32
 from epimlib.epitome.workload import Layer
 from epimlib.pim.hardware import Hardware
 from epimlib.pim.tables import Tables
 from epimlib.quant.grid import input_limits
-
-# Whole numbers up to here are exact in float32 and in float64.
-_EXACT, _EXACT_DOUBLE = 1 << 24, 1 << 53
-
-
-# The setting below is of the whole process.
-_LOCK = threading.RLock()
-
-
-@contextmanager
-def _whole_float32() -> Iterator[None]:
-    """Let products of float32 matrices be float32's: autocast and oneDNN may take bfloat16 or TF32 instead."""
-    with _LOCK, torch.autocast("cpu", enabled=False):
-        before = torch.backends.mkldnn.enabled
-        torch.backends.mkldnn.enabled = False
-        try:
-            yield
-        finally:
-            torch.backends.mkldnn.enabled = before
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -79,14 +58,36 @@ class Program:
     adc_error: Tensor | None
     """Relative gain error and offset (in steps): ``(2, row blocks, slices, column blocks, ADCs)``."""
 
+    @exact_float32()
+    def cells(self, read: Read) -> Tensor:
+        """Return the cells that a read uses, in levels, ``(k, slices, columns)``; pairs are subtracted."""
+        layout, crossbar = self.layout, self.hardware.crossbar
+        cells = self.conductance[:, :, read.lines]
+        if layout.groups == 1:
+            cells = cells[..., read.columns]
+        else:
+            cells = (cells[..., None, :] * self.owners(read)[:, :, None]).flatten(-2)
+        if self.errors.wire:
+            places, bit_lines = torch.from_numpy(read.places), torch.from_numpy(layout.bit_lines(read.columns))
+            cells = analog.ir_drop(cells, places, bit_lines, crossbar.rows, crossbar.cols, self.errors.wire)
+        cells = cells[0] - cells[1] if crossbar.polarity == 2 else cells[0]
+        return cells.transpose(0, 1).to(self.dtype)
+
+    def owners(self, read: Read) -> Tensor:
+        """Return which of the groups that a read senses owns which word line, 0 or 1, ``(k, groups)``."""
+        group = torch.from_numpy(read.lines // self.layout.rows)
+        columns = read.columns.stop - read.columns.start
+        count = columns // self.layout.cols if self.layout.groups > 1 else 1
+        return F.one_hot(group - group[0], count).to(self.dtype)
+
     @cached_property
     def reach(self) -> tuple[int, int]:
         """Least and largest current that any input can cause, were the devices ideal."""
         low, high = 0, 0
         for read in (read for round in self.rounds for read in round.reads):
-            matrix = _matrix(self, read)
-            low = min(low, int(matrix.clamp(max=0).sum(0).min()))
-            high = max(high, int(matrix.clamp(min=0).sum(0).max()))
+            cells = self.cells(read)
+            low = min(low, int(cells.clamp(max=0).sum(0).min()))
+            high = max(high, int(cells.clamp(min=0).sum(0).max()))
         drive = (1 << self.hardware.dac.bits) - 1
         return drive * low, drive * high
 
@@ -109,7 +110,7 @@ class Program:
         """
         first, last = analog.code_limits(self.hardware)
         fits = first <= self.reach[0] and self.reach[1] <= last
-        return not self.rounding and fits and self.largest_sum < _EXACT_DOUBLE
+        return not self.rounding and fits and self.largest_sum < EXACT[torch.float64]
 
     @cached_property
     def largest_sum(self) -> int:
@@ -123,13 +124,13 @@ class Program:
     def dtype(self) -> torch.dtype:
         """float32 where it holds every current, and every sum of its shifted conversions, exactly."""
         largest = analog.full_scale(self.hardware) << self.activation_bits
-        return torch.float32 if largest < _EXACT else torch.float64
+        return torch.float32 if largest < EXACT[torch.float32] else torch.float64
 
     @cached_property
     def sum_dtype(self) -> torch.dtype:
         """float32 where it holds the sums of the slices too."""
         largest = analog.full_scale(self.hardware) << (self.activation_bits + self.bits)
-        return torch.float32 if largest < _EXACT and not self.rounding else torch.float64
+        return torch.float32 if largest < EXACT[torch.float32] and not self.rounding else torch.float64
 
     @cached_property
     def cycle_values(self) -> Tensor:
@@ -157,48 +158,3 @@ class Program:
             f"Program of {self.layer.name!r}: weight {self.layer.weight_shape} from {rows} x {self.layout.cols} "
             f"cells in {slices} bit slices of polarity {polarity}; {len(self.rounds)} rounds, {reads} reads"
         )
-
-
-def _shape(tensor: Tensor) -> tuple[int, ...]:
-    return tuple(tensor.shape)
-
-
-def _whole(what: str, values: Tensor, least: int, largest: int, why: str) -> Tensor:
-    """Return values if they are integers within these limits."""
-    if not values.numel():
-        raise ValueError(f"{what} must not be empty, got shape {_shape(values)}")
-    low, high = (bound.item() for bound in values.aminmax())
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError(f"{what} must hold whole numbers, got NaN or infinity")
-    if values.is_floating_point() and not torch.equal(values, values.round()):
-        raise ValueError(f"{what} must hold whole numbers; quantize it first")
-    if low < least or high > largest:
-        raise ValueError(f"{what} must lie within {least} to {largest} ({why}), got {low:g} to {high:g}")
-    return values
-
-
-@_whole_float32()
-def _matrix(program: Program, read: Read) -> Tensor:
-    """Return the cells that a read uses, ``(k, slices, columns)``; pairs are subtracted."""
-    layout = program.layout
-    cells = program.conductance[:, :, read.lines]
-    if layout.groups == 1:
-        cells = cells[..., read.columns]
-    else:
-        owner = _owner(program, read)
-        cells = (cells[..., None, :] * owner[:, :, None]).flatten(-2)
-    if program.errors.wire:
-        bit_lines = torch.from_numpy(layout.bit_lines(read.columns))
-        crossbar = program.hardware.crossbar
-        places = torch.from_numpy(read.places)
-        cells = analog.ir_drop(cells, places, bit_lines, crossbar.rows, crossbar.cols, program.errors.wire)
-    cells = cells[0] - cells[1] if len(cells) == 2 else cells[0]
-    return cells.transpose(0, 1).to(program.dtype)
-
-
-def _owner(program: Program, read: Read) -> Tensor:
-    """Return which of the groups that a read senses owns which word line, 0 or 1, ``(k, groups)``."""
-    layout = program.layout
-    group = torch.from_numpy(read.lines // layout.rows)
-    count = (read.columns.stop - read.columns.start) // layout.cols if layout.groups > 1 else 1
-    return F.one_hot(group - group[0], count).to(program.dtype)

@@ -17,10 +17,11 @@ from epimlib.datapath.analog import NonIdealities
 from epimlib.datapath.compile import compile
 from epimlib.datapath.execute import run
 from epimlib.datapath.program import Program
-from epimlib.epitome.layers import EpitomeConv2d, EpitomeLinear
+from epimlib.epitome.layers import EpitomeConv2d
 from epimlib.pim.events import Events
 from epimlib.pim.hardware import Hardware, check_hardware
 from epimlib.quant.grid import QuantizedLayer, input_limits
+from epimlib.quant.quantize import LAYERS, evaluating, weight_name
 
 
 class Simulation(NamedTuple):
@@ -43,12 +44,8 @@ def weighted_layers(model: nn.Module) -> dict[str, nn.Module]:
         if isinstance(module, torch.jit.ScriptModule) or hasattr(module, "_orig_mod") or module._compiled_call_impl:
             what = f"its part {name!r}" if name else f"a {type(module).__name__}"
             raise ValueError(f"model must not be compiled, so that its layers can be replaced; {what} is")
-    layers = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear | EpitomeConv2d | EpitomeLinear)
-    }
-    known = [kind.forward for kind in (nn.Conv2d, nn.Linear, EpitomeConv2d, EpitomeLinear)]
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, LAYERS)}
+    known = [kind.forward for kind in LAYERS]
     for name, module in layers.items():
         replaced = "forward" in vars(module)
         if replaced or type(module).forward not in known or getattr(module, "padding_mode", "zeros") != "zeros":
@@ -96,7 +93,7 @@ def quantize_max(
         for name, module in layers.items()
     ]
     try:
-        with _evaluation(model):
+        with evaluating(model):
             model(images)
     finally:
         for hook in hooks:
@@ -108,9 +105,7 @@ def quantize_max(
         layer_bits = bits[name] if isinstance(bits, Mapping) else bits
         least, most = ranges[name]
         signed = least < 0
-        weight = (
-            (module.epitome if hasattr(module, "epitome") else module.weight).detach().cpu()
-        )  # some have no float64
+        weight = getattr(module, weight_name(module)).detach().cpu()  # other devices may have no float64
         # A layer that is all zeros has no range; any step will do.
         scale = weight.abs().max().item() / ((1 << (positive("bits", layer_bits, 2) - 1)) - 1) or 1.0
         positive("activation_bits", activation_bits, 1 + signed)
@@ -199,7 +194,7 @@ def simulate(
             return output
         return output + module.bias.reshape(-1, *(1,) * (0 if programs[name].layer.kind == "linear" else 2))
 
-    with _evaluation(model), _replaced(layers, forward):
+    with evaluating(model), _replaced(layers, forward):
         if adc_range == "calibrated":
             model(calibration)
             events.clear()
@@ -257,19 +252,6 @@ def _check_names(what: str, given: Mapping[str, Any], layers: Mapping[str, Any])
     missing = [name for name in layers if name not in given]
     if missing:
         raise ValueError(f"{what} lack layer {missing[0]!r} (and {len(missing) - 1} more)")
-
-
-@contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
-    """Switch to eval mode without gradients, and back."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """One output position of a program, round by round, as plain lists and numbers."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,13 +8,21 @@ import torch
 from torch import Tensor
 
 from epimlib._checks import integers
-from epimlib.datapath.execute import _images, _out_size, _pack, _sums, _windows
-from epimlib.datapath.layout import Read
-from epimlib.datapath.program import Program, _matrix
+from epimlib.datapath.layout import Read, Round
+from epimlib.datapath.program import Program
+from epimlib.datapath.rounds import checked_images, column_sums, input_windows, out_size, packed_cells
+from epimlib.epitome.workload import Layer
 
 
 def trace(program: Program, feature_map: Tensor, position: tuple[int, int] = (0, 0)) -> Iterator[dict[str, Any]]:
     """Yield the state of every round of one output position, as plain lists and numbers.
+
+    A linear layer of weights 3 and -1 in two slices of 1-bit cells gets the inputs 2 and 3, a bit in a cycle::
+
+        {"round": 0, "inputs": [2, 3], "word_lines": [0, 1], "sums": [3], ...,
+         "reads": [{"codes": [[[-1], [0]], [[0], [1]]], ...}]}
+        cycle 0 drives line 1, cycle 1 both. Slice 0 holds 1, -1 and gives -1, 0; slice 1 holds 1, 0 and gives 0, 1.
+        -1 * 1 + 0 * 2 = -1 in cycle 0, (0 * 1 + 1 * 2) * 2 = 4 in cycle 1: together 3 = 2 * 3 - 3 * 1.
 
     Args:
         program: of `compile`.
@@ -34,55 +42,65 @@ def trace(program: Program, feature_map: Tensor, position: tuple[int, int] = (0,
     Raises:
         ValueError: as `run`, or if there is no such position or more than one image.
     """
-    images = _images(program, feature_map)
-    layer = program.layer
-    height, width = _out_size(layer, images)
+    images, layer = checked_images(program, feature_map), program.layer
+    height, width = out_size(layer, images)
     if len(images) != 1:
         raise ValueError(f"feature_map must be one image, got {len(images)}")
     y, x = integers("position", position, 2, 0)
     if y >= height or x >= width:
         raise ValueError(f"position must lie within the output of {(height, width)}, got {position}")
-    window = _windows(program, images)[y * width + x][None]
-    taps = torch.cartesian_prod(*(torch.arange(size) for size in (layer.in_channels, *layer.kernel_size)))
-    start = torch.tensor([0, y * layer.stride[0] - layer.padding[0], x * layer.stride[1] - layer.padding[1]])
-    address = start + taps.reshape(-1, 3) * torch.tensor([1, *layer.dilation])
-    inside = (address >= 0).all(1) & (address < torch.tensor(images.shape[1:])).all(1)
+    window = input_windows(program, images)[y * width + x]
+    addresses = _addresses(layer, images, y, x)
     copies = program.tables.copies.tolist() if program.tables else []
     noise = torch.Generator().manual_seed(0)
     results = torch.zeros(layer.out_channels, dtype=torch.float64)
     for number, round in enumerate(program.rounds):
-        codes: dict[int, dict[int, Tensor]] = defaultdict(dict)  # by read, by first bit slice of a part
-
-        def observe(read: Read, part: slice, _: Tensor, converted: Tensor, codes: dict = codes) -> None:
-            codes[read.inputs.start][part.start] = converted[:, 0]
-
-        cells = [_pack(program, _matrix(program, read)) for read in round.reads]
-        sums = _sums(program, round, cells, window, noise, Counter(), observe)[0]
-        reads = [
-            {
-                "row_block": read.block,
-                "row_group": read.group,
-                "word_lines": read.places.tolist(),
-                "columns": [read.columns.start, read.columns.stop],
-                "codes": _plain(torch.cat([part for _, part in sorted(codes[read.inputs.start].items())], 1)),
-            }
-            for read in round.reads
-        ]
+        sums, codes = _observed(program, round, window, noise)
         results[round.outputs] = sums + (results[round.outputs] if round.extends else 0)
-        last = number + 1 == len(program.rounds) or not program.rounds[number + 1].extends
-        fetched = zip(address[round.inputs].tolist(), inside[round.inputs].tolist(), strict=True)
+        complete = number + 1 == len(program.rounds) or not program.rounds[number + 1].extends
         yield {
             "round": number,
-            "fetch": [place if valid else None for place, valid in fetched],
-            "inputs": window[0, round.inputs].tolist(),
+            "fetch": addresses[round.inputs],
+            "inputs": window[round.inputs].tolist(),
             "word_lines": [line for read in round.reads for line in read.lines.tolist()],
-            "reads": reads,
+            "reads": [
+                {
+                    "row_block": read.block,
+                    "row_group": read.group,
+                    "word_lines": read.places.tolist(),
+                    "columns": [read.columns.start, read.columns.stop],
+                    "codes": _plain(codes[read.inputs.start]),
+                }
+                for read in round.reads
+            ],
             "outputs": [round.outputs.start, round.outputs.stop],
             "sums": _plain(sums),
             "extends": round.extends,
             "results": _plain(results[round.outputs]),
-            "copies": [copy for copy in copies if last and copy[0] == round.outputs.start],
+            "copies": [copy for copy in copies if complete and copy[0] == round.outputs.start],
         }
+
+
+def _addresses(layer: Layer, images: Tensor, y: int, x: int) -> list[list[int] | None]:
+    """Return the address ``(channel, y, x)`` of every word of an input window, or None outside of the image."""
+    taps = torch.cartesian_prod(*(torch.arange(size) for size in (layer.in_channels, *layer.kernel_size)))
+    start = torch.tensor([0, y * layer.stride[0] - layer.padding[0], x * layer.stride[1] - layer.padding[1]])
+    address = start + taps.reshape(-1, 3) * torch.tensor([1, *layer.dilation])
+    inside = (address >= 0).all(1) & (address < torch.tensor(images.shape[1:])).all(1)
+    return [place if valid else None for place, valid in zip(address.tolist(), inside.tolist(), strict=True)]
+
+
+def _observed(
+    program: Program, round: Round, window: Tensor, noise: torch.Generator
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """Return the column sums of one window, and by first input of a read its ADC codes (cycle, slice, column)."""
+    codes: dict[int, dict[int, Tensor]] = defaultdict(dict)  # by read, by first bit slice
+
+    def observe(read: Read, part: slice, _: Tensor, converted: Tensor) -> None:
+        codes[read.inputs.start][part.start] = converted[:, 0]
+
+    sums = column_sums(program, round, packed_cells(program, round), window[None], noise, observe)
+    return sums[0], {read: torch.cat([of[part] for part in sorted(of)], 1) for read, of in codes.items()}
 
 
 def _plain(values: Tensor) -> list:

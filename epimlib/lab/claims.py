@@ -27,7 +27,7 @@ from epimlib.lab.records import RunRecord
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Check", "Claim", "Finding", "Verdict", "check", "evidence", "load", "scoreboard"]
+__all__ = ["Check", "Claim", "Finding", "Verdict", "evidence", "judge", "read_claims", "scoreboard"]
 
 DATA = PROJECT / "data"
 
@@ -217,7 +217,7 @@ def _checks(what: str, part: str, data: Any) -> tuple[Check, ...]:
     return tuple(Check(**_keys(f"{part} of {what}", entry, Check)) for entry in entries)
 
 
-def load(path: str | Path | None = None) -> tuple[Claim, ...]:
+def read_claims(path: str | Path | None = None) -> tuple[Claim, ...]:
     """Return the claims of a YAML file; None is ``data/claims.yaml`` of the clone.
 
     Raises:
@@ -292,11 +292,11 @@ class Verdict:
         return " ".join(dict.fromkeys([*sentences, self.claim.why.get(self.status, "")])).strip()
 
 
-def check(claims: Iterable[Claim], folder: str | Path | None = None) -> list[Verdict]:
+def judge(claims: Iterable[Claim], folder: str | Path | None = None) -> list[Verdict]:
     """Confront claims with the run records in a folder; a folder that does not exist holds none.
 
     Args:
-        claims: of `load`.
+        claims: of `read_claims`.
         folder: of records; None is ``data/results`` of the clone.
 
     Raises:

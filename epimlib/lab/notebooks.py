@@ -6,17 +6,14 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from epimlib._checks import PROJECT, line, make_folder, nearest, read_json, write_text
 from epimlib.lab.parameters import Parameter, parse_parameters, resolve
-from epimlib.lab.records import METRIC, METRICS, RECORD, RunRecord, _git_state, _machine, _versions
-
-if TYPE_CHECKING:
-    pass
+from epimlib.lab.records import METRIC, METRICS, RECORD, RunRecord
 
 
 def report(**values: int | float | str | bool) -> None:
@@ -179,7 +176,7 @@ def _execute(notebook: Notebook, source: Any, values: dict[str, Any], started: d
 
     from epimlib.lab.page import page
 
-    commit, dirty = _git_state(notebook.path.parent)
+    record = RunRecord.of(notebook.name, values, started, notebook.path.parent)
     final, partial = (folder / f"{notebook.path.stem}{suffix}" for suffix in (".ipynb", ".partial.ipynb"))
     log = folder / "kernel.log"
     kernels: list[Any] = []
@@ -205,17 +202,7 @@ def _execute(notebook: Notebook, source: Any, values: dict[str, Any], started: d
             log.unlink()
     seconds = round(time.perf_counter() - clock, 3)
     metrics = {name: value for metric in _metrics(executed) for name, value in metric.items()}
-    record = RunRecord(
-        notebook=notebook.name,
-        parameters=values,
-        versions=_versions(),
-        commit=commit,
-        dirty=dirty,
-        machine=_machine(),
-        started=started.isoformat(timespec="seconds"),
-        seconds=seconds,
-        metrics=metrics,
-    )
+    record = replace(record, seconds=seconds, metrics=metrics)
     write_text(final.with_suffix(".html"), page(executed, notebook.title, metrics, notebook.path.parent))
     write_text(final, nbformat.writes(executed))
     partial.unlink()

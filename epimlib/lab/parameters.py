@@ -31,6 +31,7 @@ from epimlib._checks import nearest
 
 TYPES = {"int": int, "float": float, "bool": bool, "str": str}
 TYPES |= {"list[int]": int, "list[float]": float, "list[str]": str}
+BOOLS = {"true": True, "false": False}
 LINE = "name: type = default  # help [unit], range, values; full: value"
 LONGEST = 1 << 16
 """Most characters of a parameters cell."""
@@ -143,7 +144,7 @@ class Parameter:
             TypeError: if the text is not of this type.
             ParameterError: as `check`.
         """
-        convert = _bool if self.type == "bool" else TYPES[self.type]
+        convert = (lambda word: BOOLS[word.lower()]) if self.type == "bool" else TYPES[self.type]
         many = self.type.startswith("list")
         parts = text.strip("[] ").split(",") if many else [text]
         try:
@@ -151,10 +152,6 @@ class Parameter:
         except (KeyError, ValueError):
             raise TypeError(f"{self.name} must be of type {self.type}, got {text!r}") from None
         return self.check(values if many else values[0])
-
-
-def _bool(text: str) -> bool:
-    return {"true": True, "false": False}[text.lower()]
 
 
 def parse_parameters(source: str, where: str = "the parameters cell") -> tuple[Parameter, ...]:
@@ -285,6 +282,8 @@ def check(namespace: dict[str, Any], **defaults: Any) -> bool:
         ValueError: if the parameters cell is malformed, a parameter unknown or a value out of range.
         TypeError: if a value has another type than its annotation says.
     """
+    from IPython.display import display
+
     inputs = _inputs(namespace)
     declared = [i for i, source in enumerate(inputs) if _declares_profile(source)]
     if not declared:
@@ -300,7 +299,8 @@ def check(namespace: dict[str, Any], **defaults: Any) -> bool:
     edited = {p.name: namespace[p.name] for p in parameters if namespace[p.name] != p.default}
     values = resolve(parameters, edited | given)
     namespace.update(values)
-    _display_markdown(_status(parameters, values))
+    status = _status(parameters, values)
+    display({"text/markdown": status, "text/plain": re.sub(r"[*`]", "", status)}, raw=True)
     return all(values[p.name] == p.default for p in parameters)
 
 
@@ -333,9 +333,3 @@ def _status(parameters: tuple[Parameter, ...], values: Mapping[str, Any]) -> str
     ]
     others = ", ".join(changed) or "every parameter at its default"
     return f"Profile **{values['profile']}**, {others}."
-
-
-def _display_markdown(text: str) -> None:
-    from IPython.display import display
-
-    display({"text/markdown": text, "text/plain": re.sub(r"[*`]", "", text)}, raw=True)

@@ -36,23 +36,23 @@ def plan_svg(plan: Plan) -> str:
 
     hatch = f"hatch{zlib.crc32(repr(spec).encode()):08x}"  # ids of several pictures in one page must differ
     root = ET.Element("svg", {"class": "plot", "role": "img", "xmlns": "http://www.w3.org/2000/svg"})
-    _add(root, "title", _title(plan))
-    _add(root, "desc", _description(plan, numbers))
-    _add(root, "style", "@media (prefers-color-scheme: dark) { svg:root { color: #d8dee4 } }")
-    pattern = _add(root, "pattern", id=hatch, width=6, height=6, patternUnits="userSpaceOnUse")
-    _add(pattern, "path", d="M-1,1 l2,-2 M0,6 l6,-6 M5,7 l2,-2", stroke="#22282f", stroke_width=1)
+    add(root, "title", _title(plan))
+    add(root, "desc", _description(plan, numbers))
+    add(root, "style", "@media (prefers-color-scheme: dark) { svg:root { color: #d8dee4 } }")
+    pattern = add(root, "pattern", id=hatch, width=6, height=6, patternUnits="userSpaceOnUse")
+    add(pattern, "path", d="M-1,1 l2,-2 M0,6 l6,-6 M5,7 l2,-2", stroke="#22282f", stroke_width=1)
 
     for x, head, below in (
         (0, f"Epitome E, {_shape(spec.epitome)}", f"patches in use: {len(numbers)}"),
         (RIGHT, f"Weight W, {_shape(spec.shape)}", f"{n_out} × {n_in} blocks, rounds: {plan.rounds}"),
     ):
-        _text(root, x, 14, head, font_weight="bold")
-        _text(root, x, 32, below)
+        write(root, x, 14, head, font_weight="bold")
+        write(root, x, 32, below)
     drawn = list(numbers)[:PATCHES]
     pitch = WINDOW * spec.epitome[2] / max(spec.epitome[2:]) + 60
     for number, offset in enumerate(drawn):
         row, column = divmod(number, 3)
-        card = _add(root, "g", transform=f"translate({column * CARD + 1},{TOP - 14 + row * pitch:.5g})")
+        card = add(root, "g", transform=f"translate({column * CARD + 1},{TOP - 14 + row * pitch:.5g})")
         _draw_patch(card, plan, number, offset)
     bottom = _draw_weight(root, plan, numbers, hatch)
     bottom = max(bottom, TOP - 14 + -(-len(drawn) // 3) * pitch)
@@ -70,7 +70,7 @@ def plan_svg(plan: Plan) -> str:
     if max(n_out, n_in) > BLOCKS:
         notes.append(f"Only the first {min(n_out, BLOCKS)} × {min(n_in, BLOCKS)} of {n_out} × {n_in} blocks are drawn.")
     for line, note in enumerate(notes, start=1):
-        _text(root, 0, bottom + 18 * line, note)
+        write(root, 0, bottom + 18 * line, note)
     height = bottom + 18 * len(notes) + 8
     root.attrib |= {"viewBox": f"0 0 {WIDTH} {height:g}", "width": str(WIDTH), "height": f"{height:g}"}
     root.attrib |= {"font-family": "sans-serif", "font-size": "12"}
@@ -85,17 +85,17 @@ def _draw_patch(card: ET.Element, plan: Plan, number: int, offset: tuple[int, ..
     (block_out, block_in), (k_h, k_w) = spec.block, spec.kernel_size
     cell = WINDOW / max(e_h, e_w)
     left, width, height = 12, cell * e_w, cell * e_h
-    _rect(card, left + cell * x, cell * y, cell * k_w, cell * k_h, fill=colour)
-    _rect(card, 0, height * a / e_out, 6, height * block_out / e_out, fill=colour)
-    _rect(card, left + width * b / e_in, height + 6, width * block_in / e_in, 6, fill=colour)
+    rect(card, left + cell * x, cell * y, cell * k_w, cell * k_h, fill=colour)
+    rect(card, 0, height * a / e_out, 6, height * block_out / e_out, fill=colour)
+    rect(card, left + width * b / e_in, height + 6, width * block_in / e_in, 6, fill=colour)
     lines = [f"M{left + cell * i:.5g},0 v{height:.5g}" for i in range(1, e_w)]
     lines += [f"M{left},{cell * i:.5g} h{width:.5g}" for i in range(1, e_h)]
     if 0 < len(lines) <= 30:
-        _add(card, "path", d=" ".join(lines), stroke="currentColor", stroke_opacity=0.35, fill="none")
+        add(card, "path", d=" ".join(lines), stroke="currentColor", stroke_opacity=0.35, fill="none")
     for frame in ((left, 0, width, height), (0, 0, 6, height), (left, height + 6, width, 6)):
-        _rect(card, *frame, fill="none", stroke="currentColor", stroke_opacity=0.7)
-    _text(card, left, height + 26, f"p{number}", font_weight="bold")
-    _text(card, left, height + 40, f"({a}, {b}, {y}, {x})", font_size=11)
+        rect(card, *frame, fill="none", stroke="currentColor", stroke_opacity=0.7)
+    write(card, left, height + 26, f"p{number}", font_weight="bold")
+    write(card, left, height + 40, f"({a}, {b}, {y}, {x})", font_size=11)
 
 
 def _draw_weight(root: ET.Element, plan: Plan, numbers: dict[tuple[int, ...], int], hatch: str) -> float:
@@ -110,16 +110,16 @@ def _draw_weight(root: ET.Element, plan: Plan, numbers: dict[tuple[int, ...], in
         x, y = left + width * i, top + height * o
         w, h = width * len(patch.inp) / spec.block[1], height * len(patch.out) / spec.block[0]
         if o == 0:
-            _text(root, x + 1, top - 6, str(patch.inp.start), font_size=11)
+            write(root, x + 1, top - 6, str(patch.inp.start), font_size=11)
         if i == 0:
-            _text(root, left - 5, y + 10, str(patch.out.start), font_size=11, text_anchor="end")
+            write(root, left - 5, y + 10, str(patch.out.start), font_size=11, text_anchor="end")
         use = numbers[patch.offset]
-        _rect(root, x, y, w, h, fill=COLOURS[use % len(COLOURS)])
+        rect(root, x, y, w, h, fill=COLOURS[use % len(COLOURS)])
         if patch.copy_of is not None:
-            _rect(root, x, y, w, h, fill=f"url(#{hatch})", fill_opacity=0.5)
-        _rect(root, x, y, w, h, fill="none", stroke="currentColor", stroke_opacity=0.7)
+            rect(root, x, y, w, h, fill=f"url(#{hatch})", fill_opacity=0.5)
+        rect(root, x, y, w, h, fill="none", stroke="currentColor", stroke_opacity=0.7)
         if w >= 24 and h >= 16:
-            _text(root, x + w / 2, y + h / 2 + 4, f"p{use}", text_anchor="middle", fill="#000000")
+            write(root, x + w / 2, y + h / 2 + 4, f"p{use}", text_anchor="middle", fill="#000000")
     return top + height * rows
 
 
@@ -149,17 +149,20 @@ def _shape(sizes: tuple[int, ...]) -> str:
     return " × ".join(map(str, sizes))
 
 
-def _add(parent: ET.Element, tag: str, text: str | None = None, **attributes: Any) -> ET.Element:
+def add(parent: ET.Element, tag: str, text: str | None = None, **attributes: Any) -> ET.Element:
+    """Add an element and return it; ``stroke_width`` stands for the attribute ``stroke-width``."""
     names = {name.replace("_", "-"): str(value) for name, value in attributes.items()}
     element = ET.SubElement(parent, tag, names)
     element.text = text
     return element
 
 
-def _rect(parent: ET.Element, x: float, y: float, width: float, height: float, **attributes: Any) -> None:
+def rect(parent: ET.Element, x: float, y: float, width: float, height: float, **attributes: Any) -> None:
+    """Add a rectangle [px]."""
     place = {"x": x, "y": y, "width": width, "height": height}
-    _add(parent, "rect", **{name: f"{value:.5g}" for name, value in place.items()}, **attributes)
+    add(parent, "rect", **{name: f"{value:.5g}" for name, value in place.items()}, **attributes)
 
 
-def _text(parent: ET.Element, x: float, y: float, text: str, **attributes: Any) -> None:
-    _add(parent, "text", text, x=f"{x:.5g}", y=f"{y:.5g}", **{"fill": "currentColor", **attributes})
+def write(parent: ET.Element, x: float, y: float, text: str, **attributes: Any) -> None:
+    """Add a line of text [px], in the colour of the text around the picture."""
+    add(parent, "text", text, x=f"{x:.5g}", y=f"{y:.5g}", **{"fill": "currentColor", **attributes})

@@ -11,13 +11,9 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from epimlib._checks import PROJECT, keys, line, read_json, write_json
-
-if TYPE_CHECKING:
-    pass
-
 
 METRIC = "application/vnd.epimlib.metric+json"
 METRICS = (int, float, str, bool)
@@ -30,16 +26,17 @@ class RunRecord:
     """What a finished run was and what it found; ``record.json`` in the folder of the run.
 
     Attributes:
-        notebook: name of the notebook.
+        notebook: name of the notebook, or of a training: ``train`` and, of one of a file of experiments,
+            ``STUDY/RUN-sSEED`` behind it.
         parameters: value of every parameter, ``profile`` and, where there is one, ``seed`` among them.
-        versions: of Python and of the main packages.
+        versions: of Python and of the main packages; of a training also the checksum of its data set, under its name.
         commit: Git commit of the notebook, None outside a repository.
         dirty: whether files of the repository differed from that commit, None outside a repository.
         machine: platform, processor, number of cores, and of threads where that is known: it changes the order in which
-            numbers are added, and so what training ends with.
+            numbers are added, and so what training ends with. Of a training also its processes, which do the same.
         started: UTC, ISO 8601.
-        seconds: wall time of the notebook [s].
-        metrics: the numbers that the notebook reported.
+        seconds: wall time of the notebook or of the epochs [s].
+        metrics: the numbers that the notebook reported, or those of `epimlib.train.training.train`.
     """
 
     notebook: str
@@ -89,9 +86,9 @@ class RunRecord:
             raise ValueError(f"{path}: {error}") from error
 
     @classmethod
-    def of(cls, notebook: str, parameters: dict[str, Any], started: datetime) -> "RunRecord":
-        """Return the record of a run that starts in this process, with nothing found yet."""
-        commit, dirty = _git_state(PROJECT)
+    def of(cls, notebook: str, parameters: dict[str, Any], started: datetime, folder: Path = PROJECT) -> "RunRecord":
+        """Return the record of a run that starts now, with nothing found yet; ``folder`` is of what is run."""
+        commit, dirty = _git_state(folder)
         when = started.isoformat(timespec="seconds")
         return cls(notebook, parameters, _versions(), commit, dirty, _machine(), when, 0.0, {})
 
@@ -114,8 +111,8 @@ class RunRecord:
         return f"{self.notebook}, {self.started}, {self.seconds:.1f} s\n\n{metrics}"
 
 
-def compare(first: RunRecord, second: RunRecord) -> tuple[list[tuple], list[tuple]]:
-    """Return what differs between two runs of one notebook.
+def compare_runs(first: RunRecord, second: RunRecord) -> tuple[list[tuple], list[tuple]]:
+    """Return what differs between two runs of one notebook, or between two trainings.
 
     Returns:
         The parameters that differ as (name, first, second), and every metric as (name, first, second, second -
@@ -124,7 +121,7 @@ def compare(first: RunRecord, second: RunRecord) -> tuple[list[tuple], list[tupl
     Raises:
         ValueError: if the runs are of different notebooks.
     """
-    if first.notebook != second.notebook:
+    if len({re.sub(r"^train [^/]+/.+-s\d+$", "train", run.notebook) for run in (first, second)}) > 1:
         raise ValueError(f"runs of different notebooks, {first.notebook} and {second.notebook}, do not compare")
     parameters = [row for row in _beside(first.parameters, second.parameters) if row[1] != row[2]]
     metrics = []

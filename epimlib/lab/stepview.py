@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING, Any
 
 from epimlib._checks import integers
-from epimlib.lab.pictures import COLOURS, _add, _rect, _text
+from epimlib.lab.pictures import COLOURS, add, rect, write
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,13 +43,13 @@ def step_view(program: "Program", feature_map: "Tensor", position: tuple[int, in
     lines that they drive in the layer's matrix with the cells that conduct, and what the output buffer then holds.
 
     Args:
-        program: of `epimlib.datapath.simulate.compile`, with index tables.
+        program: of `epimlib.datapath.compile`, with index tables.
         feature_map: integers of one image, ``(C_in, H, W)``.
         position: ``(y, x)`` of the output.
 
     Raises:
         ValueError: if the layer has no index tables, is too large to be drawn, or as
-            `epimlib.datapath.simulate.trace`.
+            `epimlib.datapath.trace`.
     """
     from epimlib.datapath.trace import trace
 
@@ -69,8 +69,8 @@ def step_view(program: "Program", feature_map: "Tensor", position: tuple[int, in
     rounds = len(states)
     rules = [STYLE % {"rounds": rounds, "share": 100 / rounds, "total": SECONDS * rounds}]
     root = ET.Element("div")
-    box = _add(root, "fieldset", **{"class": "steps"})
-    _add(box, "legend", "Choose a round, or play them all")
+    box = add(root, "fieldset", **{"class": "steps"})
+    add(box, "legend", "Choose a round, or play them all")
     for number in range(rounds):
         _choice(box, name, str(number), f"round {number}", checked=not number)
         rules.append(
@@ -81,7 +81,7 @@ def step_view(program: "Program", feature_map: "Tensor", position: tuple[int, in
             f".steps .panels > :nth-child({number + 1}) {{ animation-delay: {SECONDS * number}s !important; }}"
         )
     _choice(box, name, "play", "play", **{"class": "play"})
-    panels = _add(box, "div", **{"class": "panels"})
+    panels = add(box, "div", **{"class": "panels"})
     held: dict[int, float] = {}
     for state in states:
         first, last = state["outputs"]
@@ -93,10 +93,10 @@ def step_view(program: "Program", feature_map: "Tensor", position: tuple[int, in
 
 
 def _choice(box: ET.Element, name: str, value: str, label: str, checked: bool = False, **attributes: Any) -> None:
-    button = _add(box, "input", type="radio", name=name, id=f"{name}-{value}", value=value, **attributes)
+    button = add(box, "input", type="radio", name=name, id=f"{name}-{value}", value=value, **attributes)
     if checked:
         button.set("checked", "checked")
-    _add(box, "label", label, **{"for": f"{name}-{value}"})
+    add(box, "label", label, **{"for": f"{name}-{value}"})
 
 
 def _picture(program: "Program", image: list, state: dict[str, Any], held: dict[int, float]) -> ET.Element:
@@ -124,14 +124,14 @@ def _picture(program: "Program", image: list, state: dict[str, Any], held: dict[
     )
     places = (0, 250, 540)
     for x, (head, entry) in zip(places, entries, strict=True):
-        _text(root, x, 14, head, font_weight="bold")
-        _text(root, x, 32, entry)
+        write(root, x, 14, head, font_weight="bold")
+        write(root, x, 32, entry)
     for number, text in enumerate([action, *copied]):
-        _text(root, places[2], 48 + 16 * number, text)
+        write(root, places[2], 48 + 16 * number, text)
     bottoms = [
-        _draw_input(_add(root, "g"), image, state, spec.kernel_size),
-        _draw_matrix(_add(root, "g", transform=f"translate({places[1]},0)"), program, state, column),
-        _draw_output(_add(root, "g", transform=f"translate({places[2]},0)"), program, state, held),
+        _draw_input(add(root, "g"), image, state, spec.kernel_size),
+        _draw_matrix(add(root, "g", transform=f"translate({places[1]},0)"), program, state, column),
+        _draw_output(add(root, "g", transform=f"translate({places[2]},0)"), program, state, held),
     ]
     height = max(bottoms) + 8
     root.attrib |= {"viewBox": f"0 0 {WIDTH} {height:g}", "width": str(WIDTH), "height": f"{height:g}"}
@@ -147,15 +147,15 @@ def _draw_input(group: ET.Element, image: list, state: dict[str, Any], kernel: t
     for c, rows in enumerate(image):
         left = c % across * (width * PIXEL + 16) + 1
         top = TOP + c // across * (height * PIXEL + 30)
-        _text(group, left, top - 5, f"channel {c}", font_size=11)
+        write(group, left, top - 5, f"channel {c}", font_size=11)
         for y, row in enumerate(rows):
             for x, value in enumerate(row):
                 chosen = (c, y, x) in fetched
                 place = (left + x * PIXEL, top + y * PIXEL, PIXEL, PIXEL)
-                _rect(group, *place, fill=BLUE if chosen else "none")
+                rect(group, *place, fill=BLUE if chosen else "none")
                 ink = {"fill": "#000000"} if chosen else {}
                 x_text, y_text = left + (x + 0.5) * PIXEL, top + (y + 0.72) * PIXEL
-                _text(group, x_text, y_text, f"{value:g}", font_size=10, text_anchor="middle", **ink)
+                write(group, x_text, y_text, f"{value:g}", font_size=10, text_anchor="middle", **ink)
     return TOP + -(-len(image) // across) * (height * PIXEL + 30)
 
 
@@ -169,21 +169,21 @@ def _draw_matrix(group: ET.Element, program: "Program", state: dict[str, Any], c
         block = line // layout.usable
         y = TOP + line * LINE + block * 24
         if line % layout.usable == 0:
-            _text(group, left, y - 5, f"crossbar {block}", font_size=11)
-        _text(group, 18, y + 11, str(line), font_size=10, text_anchor="end")
+            write(group, left, y - 5, f"crossbar {block}", font_size=11)
+        write(group, 18, y + 11, str(line), font_size=10, text_anchor="end")
         if line in drive:
-            _text(group, 44, y + 11, f"{drive[line]:g}", font_size=10, text_anchor="end", font_weight="bold")
-            _add(group, "path", d=f"M48,{y + 7} h{left - 52} m-4,-3 l4,3 l-4,3", stroke="currentColor", fill="none")
+            write(group, 44, y + 11, f"{drive[line]:g}", font_size=10, text_anchor="end", font_weight="bold")
+            add(group, "path", d=f"M48,{y + 7} h{left - 52} m-4,-3 l4,3 l-4,3", stroke="currentColor", fill="none")
         for n, weight in enumerate(weights):
             chosen = line in drive and n in sensed
             place = (left + n * COLUMN, y, COLUMN, LINE)
-            _rect(group, *place, fill=BLUE if chosen else "none")
+            rect(group, *place, fill=BLUE if chosen else "none")
             ink = {"fill": "#000000"} if chosen else {"fill_opacity": 0.75}
-            _text(group, left + (n + 0.5) * COLUMN, y + 11, f"{weight:g}", font_size=10, text_anchor="middle", **ink)
+            write(group, left + (n + 0.5) * COLUMN, y + 11, f"{weight:g}", font_size=10, text_anchor="middle", **ink)
         end = y + LINE
     for n, total in zip(sensed, state["sums"], strict=True):
-        _text(group, left + (n + 0.5) * COLUMN, end + 16, f"{total:g}", font_size=11, text_anchor="middle")
-    _text(group, left - 6, end + 16, "sums", font_size=11, text_anchor="end", font_weight="bold")
+        write(group, left + (n + 0.5) * COLUMN, end + 16, f"{total:g}", font_size=11, text_anchor="middle")
+    write(group, left - 6, end + 16, "sums", font_size=11, text_anchor="end", font_weight="bold")
     return end + 20
 
 
@@ -204,15 +204,15 @@ def _draw_output(group: ET.Element, program: "Program", state: dict[str, Any], h
         y = TOP + c * BUFFER
         written = first <= c < last
         colour = GREEN if written else YELLOW if c in copied else "none"
-        _rect(group, 60, y, 60, BUFFER, fill=colour)
-        _text(group, 54, y + 15, f"channel {c}", font_size=11, text_anchor="end")
+        rect(group, 60, y, 60, BUFFER, fill=colour)
+        write(group, 54, y + 15, f"channel {c}", font_size=11, text_anchor="end")
         ink = {} if colour == "none" else {"fill": "#000000"}
-        _text(group, 114, y + 15, f"{held[c]:g}" if c in held else "", font_size=11, text_anchor="end", **ink)
+        write(group, 114, y + 15, f"{held[c]:g}" if c in held else "", font_size=11, text_anchor="end", **ink)
         if written:
             total = state["sums"][c - first]
-            _text(group, 126, y + 15, f"{'+' if state['extends'] and total >= 0 else ''}{total:g}", font_size=11)
+            write(group, 126, y + 15, f"{'+' if state['extends'] and total >= 0 else ''}{total:g}", font_size=11)
         elif c in copied:
-            _text(group, 126, y + 15, f"copy of {copied[c]}", font_size=11)
+            write(group, 126, y + 15, f"copy of {copied[c]}", font_size=11)
     return TOP + program.layer.out_channels * BUFFER
 
 

@@ -20,9 +20,10 @@ def results(study: str, folder: str | Path | None = None) -> "pd.DataFrame":
         folder: that holds the studies; None is ``data/results`` of the clone.
 
     Returns:
-        Columns ``run`` and ``seed``, from the record's file name, ``<run>-s<seed>.json``, its metrics, and ``cost``,
+        Columns ``run`` and ``seed``, from the record's file name, ``<run>-s<seed>.json``, its metrics, and ``lost``,
         how many points of accuracy it lies below the run ``dense`` of the same seed (nan where that has not ended);
-        sorted by run and seed. Without rows if there is no record yet.
+        sorted by run and seed. Without rows if there is no record yet, and without the last column if no record has an
+        ``accuracy``.
 
     Raises:
         ValueError: if ``study`` is no name, a file is no record, or its name is another one.
@@ -39,8 +40,10 @@ def results(study: str, folder: str | Path | None = None) -> "pd.DataFrame":
     if not rows:
         return pd.DataFrame(columns=["run", "seed"])
     table = pd.DataFrame(rows)
+    if "accuracy" not in table:
+        return table
     dense = table[table["run"] == "dense"].set_index("seed")["accuracy"]
-    return table.assign(cost=table["seed"].map(dense) - table["accuracy"])
+    return table.assign(lost=table["seed"].map(dense) - table["accuracy"])
 
 
 def over_seeds(records: "pd.DataFrame", by: list[str]) -> "pd.DataFrame":
@@ -51,14 +54,14 @@ def over_seeds(records: "pd.DataFrame", by: list[str]) -> "pd.DataFrame":
         by: columns that tell runs apart, ``["run"]`` within a study.
 
     Returns:
-        ``seeds``, their number; the means of ``accuracy``, ``cost`` (nan where a seed has no dense run), ``crossbars``
+        ``seeds``, their number; the means of ``accuracy``, ``lost`` (nan where a seed has no dense run), ``crossbars``
         and ``factor``; and ``spread``, the largest accuracy of a seed minus the smallest [points], nan for a single
         seed.
     """
     groups = records.groupby(by, sort=False)
-    table = groups[["accuracy", "cost", "crossbars", "factor"]].mean()
-    table["cost"] = table["cost"].where(groups["cost"].count() == groups["accuracy"].count())
+    table = groups[["accuracy", "lost", "crossbars", "factor"]].mean()
+    table["lost"] = table["lost"].where(groups["lost"].count() == groups["accuracy"].count())
     seeds, spread = groups["accuracy"].count(), groups["accuracy"].max() - groups["accuracy"].min()
     return table.assign(seeds=seeds, spread=spread.where(seeds > 1))[
-        ["seeds", "accuracy", "spread", "cost", "crossbars", "factor"]
+        ["seeds", "accuracy", "spread", "lost", "crossbars", "factor"]
     ]

@@ -18,7 +18,7 @@ from epimlib._checks import keys, nearest, one_of, read_json, write_bytes, write
 from epimlib.epitome.design import Design
 from epimlib.epitome.layers import epitomize
 from epimlib.quant.grid import QuantConfig
-from epimlib.quant.quantize import attach, integers, parametrization, quantizable, quantized_layers, weight_name
+from epimlib.quant.quantize import attach, integer_weight, parametrization, quantizable, quantized_layers, weight_name
 
 FORMAT = "epimlib quantized model, version 1"
 
@@ -39,7 +39,7 @@ def save_quantized(model: nn.Module, path: str | Path) -> None:
     for name, module in model.named_modules(remove_duplicate=False):  # the state has every name of a shared layer
         if module in layers.values():
             narrow = torch.int8 if parametrization(module)[0].config.bits <= 8 else torch.int16
-            state[_key(name, module)] = integers(module).to(narrow)
+            state[_key(name, module)] = integer_weight(module).to(narrow)
     data = save({key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()})
     write_bytes(path, data)
     description = {

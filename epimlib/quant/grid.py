@@ -21,8 +21,7 @@ from epimlib.pim.mapping import groups_per_crossbar, rows_in_use
 
 
 def weight_limits(bits: int, crossbar: Crossbar) -> tuple[int, int]:
-    """Return the least and the largest integer weight: sign and magnitude with polarity 2, else two's
-    complement."""
+    """Return the least and the largest integer weight: sign and magnitude with polarity 2, else two's complement."""
     half = 1 << (bits - 1)
     return (1 - half if crossbar.polarity == 2 else -half), half - 1
 
@@ -51,8 +50,7 @@ class QuantizedLayer:
 
     def quantize_input(self, x: Tensor) -> Tensor:
         """Return the nearest integers, clipped to the input's bits; of a half-precision input in float32."""
-        x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        return (x / self.input_scale).round().clamp(*input_limits(self.input_bits, self.signed))
+        return (_wide(x) / self.input_scale).round().clamp(*input_limits(self.input_bits, self.signed))
 
 
 GRANULARITIES = {
@@ -138,6 +136,15 @@ def _wide(t: Tensor) -> Tensor:
     return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
 
 
+def _damped(t: Tensor, factor: float) -> Tensor:
+    """Return ``t`` to the last digit, with a gradient that is multiplied by ``factor``.
+
+    What is added to the constant ``t.detach()`` is zero, and its gradient that of ``factor * t``.
+    """
+    scaled = t * factor
+    return t.detach() + (scaled - scaled.detach())
+
+
 class _Round(torch.autograd.Function):
     """Round to the nearest integer; the gradient passes straight through."""
 
@@ -214,12 +221,18 @@ class WeightQuantizer(nn.Module):
             self.register_buffer("scale", scale)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return the weight on its grid."""
+        """Return the weight on its grid.
+
+        Two bits, so the levels are -1, 0 and 1, and a step of 0.5::
+
+            weight                          0.8     -0.3    0.1
+            quotient: / step, clamped       1       -0.6    0.2
+            rounded, * step                 0.5     -0.5    0
+            gradient of the weight          0       1       1       rounding lets it pass, the clamp does not
+        """
         scale = self.scale
         if self.config.learned:
-            # LSQ: the gradient of a step times 1 / sqrt(q * weights per step). Its value stays what it is.
-            damped = scale * (self.levels * self._shape.numel() / len(scale)) ** -0.5
-            scale = (scale.detach() + (damped - damped.detach())).abs()
+            scale = _damped(scale, (self.levels * self._shape.numel() / len(scale)) ** -0.5).abs()  # as LSQ does
         elif self.training:
             scale = self._follow(weight.detach())
             self.scale.copy_(scale)

@@ -12,22 +12,23 @@ where ``H`` is the Hessian with respect to the epitome. A dense layer has ``n = 
 The bits are then chosen for the least total sensitivity within a budget of crossbars, to proven optimality.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from epimlib._checks import positive
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from epimlib.quant.grid import QuantConfig
+from epimlib.quant.grid import QuantConfig
+from epimlib.quant.quantize import quantizable, weight_name, weight_quantizer
 
 
 def hessian_traces(
-    model: "nn.Module",
-    batches: "Iterable[tuple[Tensor, Tensor]]",
-    loss: "Callable[[Tensor, Tensor], Tensor] | None" = None,
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    loss: Callable[[Tensor, Tensor], Tensor] = nn.functional.cross_entropy,
     probes: int = 50,
     seed: int = 0,
     progress: bool = False,
@@ -40,7 +41,7 @@ def hessian_traces(
     Args:
         model: float, in the mode in which the loss is meant (``eval()``: normalisation with fixed statistics).
         batches: of inputs and targets; the loss is their mean, each batch weighted by its size.
-        loss: mean over a batch, of outputs and targets; None is cross-entropy.
+        loss: mean over a batch, of outputs and targets.
         probes: random vectors.
         seed: of these; the same on every device.
         progress: whether to show a progress bar.
@@ -48,13 +49,8 @@ def hessian_traces(
     Raises:
         ValueError: if there is no batch, or the model is quantized already.
     """
-    import torch
-    from torch.nn.utils import parametrize
     from tqdm.auto import tqdm
 
-    from epimlib.quant.quantize import quantizable, weight_name
-
-    loss = loss or torch.nn.functional.cross_entropy
     layers = quantizable(model)
     batches = list(batches)
     if not batches:
@@ -78,7 +74,7 @@ def hessian_traces(
 
 
 def sensitivities(
-    model: "nn.Module", traces: Mapping[str, float], config: "QuantConfig", bits: Iterable[int]
+    model: nn.Module, traces: Mapping[str, float], config: QuantConfig, bits: Iterable[int]
 ) -> dict[str, dict[int, float]]:
     """Return the sensitivity of every layer at every number of bits.
 
@@ -88,10 +84,6 @@ def sensitivities(
         config: how weights are quantized, apart from ``bits``.
         bits: the choices.
     """
-    import dataclasses
-
-    from epimlib.quant.quantize import quantizable, weight_name, weight_quantizer
-
     bits = list(bits)
     result: dict[str, dict[int, float]] = {}
     for name, module in quantizable(model).items():

@@ -19,7 +19,8 @@ The paper's quantizer is known to us by its name only ("epitome-aware"); the def
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,9 @@ from torch.nn.utils import parametrize
 from epimlib._checks import nearest
 from epimlib.epitome.layers import EpitomeConv2d, EpitomeLinear
 from epimlib.quant.grid import InputQuantizer, QuantConfig, QuantizedLayer, WeightQuantizer
+
+LAYERS = (nn.Conv2d, nn.Linear, EpitomeConv2d, EpitomeLinear)
+"""Layers whose weights are quantized, and lie on crossbars."""
 
 
 def quantize(
@@ -72,18 +76,17 @@ def quantize(
 
 def quantizable(model: nn.Module, filter_fn: Callable[[nn.Module, str], bool] | None = None) -> dict[str, nn.Module]:
     """Return the float layers of a model that `quantize` quantizes, by name; arguments and errors as there."""
-    kinds = (nn.Conv2d, nn.Linear, EpitomeConv2d, EpitomeLinear)
     layers = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, kinds) and (filter_fn is None or filter_fn(module, name))
+        if isinstance(module, LAYERS) and (filter_fn is None or filter_fn(module, name))
     }
     for name, module in layers.items():
         if hasattr(module, "input_quantizer"):
             raise ValueError(f"layer {name!r} is quantized already; leave it out by filter_fn")
         parametrized = parametrize.is_parametrized(module, weight_name(module))
         several = parametrized and not hasattr(module.parametrizations[weight_name(module)], "original")
-        if parametrize.type_before_parametrizations(module) not in kinds or several:
+        if parametrize.type_before_parametrizations(module) not in LAYERS or several:
             raise ValueError(
                 f"layer {name!r} is a {type(module).__name__}, which derives its weight or its input in its own way; "
                 "leave it out by filter_fn"
@@ -103,28 +106,30 @@ def calibrate(model: nn.Module, batches: Tensor | Iterable[Tensor]) -> None:
         TypeError: if a batch is no tensor.
         ValueError: if the model has no quantized layer, or there is no batch.
     """
-    layers = quantized_layers(model)
-    batches = [batches] if isinstance(batches, Tensor) else batches
-    training = [module for module in model.modules() if module.training]
+    layers, batch = quantized_layers(model), None
+    with evaluating(model):
+        for module in layers.values():
+            module.input_quantizer.train()
+        for batch in [batches] if isinstance(batches, Tensor) else batches:
+            if not isinstance(batch, Tensor):
+                what = f"a {type(batch).__name__}"
+                raise TypeError(f"batches must be tensors of inputs, without targets (x of every (x, y)), got {what}")
+            model(batch)
+    if batch is None:
+        raise ValueError("batches must hold at least one batch, got none")
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch a model to eval mode without gradients, and every part of it back to the mode it had."""
+    modes = {module: module.training for module in model.modules()}
     model.eval()
-    for module in layers.values():
-        module.input_quantizer.train()
     try:
         with torch.no_grad():
-            batch = None
-            for batch in batches:
-                if not isinstance(batch, Tensor):
-                    what = f"a {type(batch).__name__}"
-                    raise TypeError(
-                        f"batches must be tensors of inputs, without targets (x of every (x, y)), got {what}"
-                    )
-                model(batch)
-        if batch is None:
-            raise ValueError("batches must hold at least one batch, got none")
+            yield
     finally:
-        model.eval()
-        for module in training:
-            module.training = True
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def quantized_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -157,7 +162,7 @@ def integer_weights(model: nn.Module) -> dict[str, QuantizedLayer]:
         step, first, _ = inputs.grid()
         quantizer, _ = parametrization(module)
         layers[name] = QuantizedLayer(
-            weight=integers(module),
+            weight=integer_weight(module),
             scale=quantizer.column_scale(),
             bits=quantizer.config.bits,
             input_scale=step.item(),
@@ -198,7 +203,7 @@ def parametrization(module: nn.Module) -> tuple[WeightQuantizer, nn.Parameter]:
 
 
 @torch.no_grad()
-def integers(module: nn.Module) -> Tensor:
+def integer_weight(module: nn.Module) -> Tensor:
     """Return the integers of a quantized layer, int32, of the shape of its weight or epitome."""
     *others, quantizer = module.parametrizations[weight_name(module)]
     _, weight = parametrization(module)

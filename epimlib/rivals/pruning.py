@@ -16,7 +16,6 @@ unstructured method is the exception: it compares magnitudes throughout the netw
 
 import bisect
 import copy
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -29,6 +28,7 @@ from epimlib._checks import integers, one_of, positive
 from epimlib.epitome.workload import Layer
 from epimlib.pim.hardware import Crossbar, Hardware, check_hardware
 from epimlib.pim.mapping import bit_slices, map_layer, rows_in_use
+from epimlib.search.knapsack import choose
 
 METHODS = {
     "pim-prune": "rows or columns of crossbar-sized blocks are removed, and the rest is squeezed together; after "
@@ -209,30 +209,16 @@ def _blocks(inp: int, out: int, window: Sequence[int], crossbar: Crossbar, group
 # Sharing out the budget --------------------------------------------------------------------------------------
 
 
-def _allocate(options: Mapping[str, Mapping[int, float]], budget: int) -> dict[str, int]:
-    """Return the blocks of every layer that keep the largest product of shares within a budget.
-
-    A multiple-choice knapsack, solved exactly by dynamic programming over the budget.
+def share_out(options: Mapping[str, Mapping[int, float]], budget: int) -> dict[str, int]:
+    """Return the blocks of every layer that keep the largest product of shares within a budget, proven by `choose`.
 
     Args:
-        options: by layer and blocks, the share of the squared norm that is kept.
-        budget: of blocks, for all layers together.
+        options: by layer and blocks, the share of the squared norm that is kept, above zero.
+        budget: of blocks, for all layers together; at least what the smallest options need.
     """
-    best = np.zeros(budget + 1)  # log of the largest product of the layers so far, within so many blocks
-    steps = []
-    for shares in options.values():
-        choices = [number for number in shares if number <= budget]
-        table = np.full((len(choices), budget + 1), -np.inf)
-        for row, number in zip(table, choices, strict=True):
-            row[number:] = best[: budget + 1 - number] + math.log(shares[number])
-        pick = table.argmax(0)
-        best = table.max(0)
-        steps.append(np.array(choices)[pick])
-    result = {}
-    for name, chosen in zip(reversed(options), reversed(steps), strict=True):
-        result[name] = int(chosen[budget])
-        budget -= result[name]
-    return result
+    costs = [{"loss": -np.log(list(shares.values())), "blocks": list(shares)} for shares in options.values()]
+    found = choose(costs, "loss", {"blocks": budget})
+    return {name: list(shares)[place] for (name, shares), place in zip(options.items(), found.taken, strict=True)}
 
 
 def _check_budget(method: str, blocks: int, least: int) -> None:
@@ -279,7 +265,7 @@ def _prune_blocks(model: nn.Module, blocks: int, crossbar: Crossbar) -> nn.Modul
         ways[name] = _Strips(energy, cols, rows), _Strips(energy.T, rows, cols)
         kept = np.maximum(*(way.kept for way in ways[name])) / (energy.sum() or 1)
         options[name] = dict(enumerate(np.where(energy.any(), kept, 1).tolist(), 1))
-    for name, number in _allocate(options, blocks - fixed).items():
+    for name, number in share_out(options, blocks - fixed).items():
         by_rows, by_columns = ways[name]
         rows_win = by_rows.kept[number - 1] >= by_columns.kept[number - 1]
         mask = by_rows.mask(number) if rows_win else by_columns.mask(number).T
@@ -360,7 +346,7 @@ def _factorize(model: nn.Module, blocks: int, crossbar: Crossbar) -> nn.Module:
                 if number < dense and share > options[name].get(number, 0):
                     ways[name][number], options[name][number] = (way, rank), share
     _check_budget("low-rank", blocks, fixed + sum(min(shares) for shares in options.values()))
-    for name, number in _allocate(options, blocks - fixed).items():
+    for name, number in share_out(options, blocks - fixed).items():
         if number in ways[name]:
             way, rank = ways[name][number]
             pair = way.pair(rank).train(layers[name].training)

@@ -4,7 +4,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,13 +12,7 @@ from epimlib.epitome.plan import EpitomeSpec
 from epimlib.epitome.workload import Workload, check_workload
 from epimlib.pim.hardware import Hardware
 from epimlib.pim.mapping import map_crossbars
-
-if TYPE_CHECKING:
-    pass
-
-
-_SCALE = 1e4
-"""Largest coefficient that the solver sees; it stops at an absolute gap of 1e-6."""
+from epimlib.search.knapsack import choose
 
 
 def bit_crossbars(
@@ -54,10 +47,7 @@ class Assignment:
 def assign_bits(
     sensitivity: Mapping[str, Mapping[int, float]], crossbars: Mapping[str, Mapping[int, int]], budget: int
 ) -> Assignment:
-    """Return the bits of least total sensitivity that need at most ``budget`` crossbars.
-
-    One binary variable for every choice, one choice for every layer: a multiple-choice knapsack, solved to proven
-    optimality by HiGHS (``scipy.optimize.milp``).
+    """Return the bits of least total sensitivity that need at most ``budget`` crossbars, proven by `choose`.
 
     Args:
         sensitivity: by layer and bits, as `sensitivities` returns it.
@@ -68,8 +58,6 @@ def assign_bits(
         ValueError: if layers or choices differ, or not even the cheapest choices fit the budget.
         RuntimeError: if the solver gives up.
     """
-    from scipy.optimize import Bounds, LinearConstraint, milp
-
     choices = [(name, b) for name, by_bits in sensitivity.items() for b in by_bits]
     if sorted(choices) != sorted((name, b) for name, by_bits in crossbars.items() for b in by_bits):
         raise ValueError("sensitivity and crossbars must have the same layers with the same choices of bits")
@@ -78,26 +66,12 @@ def assign_bits(
         raise ValueError(
             f"budget must be at least {least}, what the cheapest choice of every layer needs, got {budget}"
         )
-    # Only differences within a layer matter.
-    loss = np.array([sensitivity[name][b] - min(sensitivity[name].values()) for name, b in choices])
-    cost = np.array([crossbars[name][b] for name, b in choices])
-    one = np.array([[name == layer for name, _ in choices] for layer in sensitivity], dtype=float)
-    # The solver stops at an absolute gap. So its first solution only bounds the loss: no choice beyond the bound can be
-    # part of a better one, and the second solve, scaled by the bound, is exact.
-    bound = loss.max()
-    for _ in range(2):
-        allowed = loss <= bound
-        found = milp(
-            np.where(allowed, loss, 0) / (bound or 1.0) * _SCALE,
-            integrality=1,
-            bounds=Bounds(0, allowed),
-            constraints=[LinearConstraint(one, 1, 1), LinearConstraint(cost[None], ub=budget)],
-            options={"mip_rel_gap": 0.0},
-        )
-        if not found.success:
-            raise RuntimeError(f"the solver found no proven optimum: {found.message}")
-        bound = loss @ np.round(found.x)
-    bits = {name: b for (name, b), taken in zip(choices, found.x > 0.5, strict=True) if taken}
+    costs = [
+        {"sensitivity": list(own.values()), "crossbars": [crossbars[name][b] for b in own]}
+        for name, own in sensitivity.items()
+    ]
+    found = choose(costs, "sensitivity", {"crossbars": budget})
+    bits = {name: list(own)[gene] for (name, own), gene in zip(sensitivity.items(), found.taken, strict=True)}
     return Assignment(
         bits=bits,
         sensitivity=math.fsum(sensitivity[name][b] for name, b in bits.items()),

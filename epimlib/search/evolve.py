@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from epimlib._checks import keys, positive, read_json, write_json
 from epimlib.pim.candidates import CostTable
-from epimlib.search.problem import SearchResult, _from_json, _Problem, _to_json
+from epimlib.search.problem import Problem, SearchResult, from_json, to_json
 
 
 def evolve(
@@ -48,17 +47,14 @@ def evolve(
         ValueError: if an argument is not allowed, or the checkpoint belongs to another search or has more generations.
         RuntimeError: if no design of the last generation meets both limits.
     """
+    from tqdm import tqdm
+
     population = positive("population", population, 8)
     positive("generations", generations)
     seed = positive("seed", seed, 0)
-    problem = _Problem(table, objective, budget, proxy, limit)
+    problem = Problem(table, objective, budget, proxy, limit)
     search = _Evolution(problem, population, seed)
-    identity = {"objective": objective, "budget": problem.budget, "population": population, "seed": seed}
-    identity["limit"] = None if limit is None else str(float(limit))  # infinity is no number of JSON
-    layers = repr([(name, len(own)) for name, own in zip(table.layers, problem.values, strict=True)])
-    identity["table"] = zlib.crc32(
-        b"".join([layers.encode(), table.rest.tobytes(), *(own.tobytes() for own in problem.values)])
-    )
+    identity = _identity(problem, limit, population, seed)
     if checkpoint is not None and Path(checkpoint).is_file():
         search.restore(keys("the checkpoint", read_json(checkpoint, "checkpoint"), ["search", "state"]), identity)
         if len(search.history) > generations:
@@ -75,7 +71,7 @@ def evolve(
     if math.isinf(search.scores[0]):
         raise RuntimeError(f"the evolution found no design within budget {budget} and limit {limit}; allow more")
     return problem.result(
-        search.genes[0],
+        search.best,
         "evolution",
         evaluations=search.evaluations,
         seed=seed,
@@ -84,21 +80,42 @@ def evolve(
     )
 
 
+def _identity(problem: Problem, limit: float | None, population: int, seed: int) -> dict[str, Any]:
+    """Return what a checkpoint says of its search, in plain data."""
+    layers = repr([(name, len(kept)) for name, kept in zip(problem.table.layers, problem.kept, strict=True)])
+    costs = [values.tobytes() for own in problem.costs for values in own.values()]
+    return {
+        "objective": problem.objective,
+        "budget": problem.budget,
+        "population": population,
+        "seed": seed,
+        "limit": None if limit is None else str(float(limit)),  # infinity is no number of JSON
+        "table": zlib.crc32(b"".join([layers.encode(), problem.table.rest.tobytes(), *costs])),
+    }
+
+
 class _Evolution:
     """Population, random state and history.
 
-    A gene is the place of a candidate in the columns of costs, where every layer has its own, sorted by crossbars.
+    A design is a row of places of candidates in the columns of costs, where every layer has its own, by crossbars::
+
+        layer            conv1         conv2
+        crossbars     1    4    9      2    3
+        place         0    1    2      3    4     # the design [1, 3] takes the second of conv1, the first of conv2
     """
 
-    def __init__(self, problem: _Problem, population: int, seed: int) -> None:
+    def __init__(self, problem: Problem, population: int, seed: int) -> None:
         self.problem, self.population = problem, population
         self.rng = np.random.default_rng(seed)
-        self.order = [np.lexsort((own[:, 0], own[:, 3])) for own in problem.values]
-        self.sizes = np.array([len(own) for own in problem.values])
+        self.order = [np.lexsort((own["latency"], own["crossbars"])) for own in problem.costs]
+        self.sizes = np.array([len(order) for order in self.order])
         self.first = np.cumsum([0, *self.sizes[:-1]])
-        self.flat = np.concatenate([own[order] for own, order in zip(problem.values, self.order, strict=True)])
-        self.costs = np.ascontiguousarray(self.flat.T)  # whole columns stay in the cache
-        self.scale = np.abs(self.costs).mean(axis=1) + 1e-300  # what is zero everywhere counts nothing
+        self.costs = {
+            column: np.concatenate([own[column][order] for own, order in zip(problem.costs, self.order, strict=True)])
+            for column in problem.least
+        }
+        # What is zero everywhere counts nothing.
+        self.scale = {column: np.abs(values).mean() + 1e-300 for column, values in self.costs.items()}
         self.moves = {column: self._moves(column) for column in problem.limits}
         self.history: list[float] = []
         self.evaluations = 0
@@ -106,15 +123,18 @@ class _Evolution:
         self.places, self.scores = self._survivors(self._repair(self._any(layers)), population)
 
     @property
-    def genes(self) -> list[list[int]]:
-        """Designs, best first, as indices into the problem's candidates."""
-        ranks = self.places - self.first
-        return [[int(order[rank]) for order, rank in zip(self.order, row, strict=True)] for row in ranks]
+    def best(self) -> list[int]:
+        """The best design, as genes of the problem."""
+        return [int(order[rank]) for order, rank in zip(self.order, self.places[0] - self.first, strict=True)]
 
     def state(self) -> dict[str, Any]:
         """Plain data from which `restore` goes on as if nothing had happened."""
-        known = {"history": _to_json(self.history), "evaluations": self.evaluations, "places": self.places.tolist()}
-        return {**known, "random": self.rng.bit_generator.state}
+        return {
+            "history": to_json(self.history),
+            "evaluations": self.evaluations,
+            "places": self.places.tolist(),
+            "random": self.rng.bit_generator.state,
+        }
 
     def restore(self, data: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
         """Continue from a checkpoint of the same search.
@@ -127,13 +147,9 @@ class _Evolution:
         if differs:
             raise ValueError(f"the checkpoint belongs to another search: {', '.join(differs)} differs")
         state = keys("the checkpoint", data["state"], ["history", "evaluations", "places", "random"])
-        last = self.first + self.sizes - 1
         try:
-            places = np.array(state["places"])
-            whole = places.dtype.kind == "i" and places.shape == self.places.shape
-            if not whole or (places < self.first).any() or (places > last).any():
-                raise ValueError(f"places must be candidates of {self.places.shape} genes")
-            history = [float(value) for value in _from_json(state["history"])]
+            places = self._checked(np.array(state["places"]))
+            history = [float(value) for value in from_json(state["history"])]
             self.evaluations = positive("evaluations", state["evaluations"])
             self.rng.bit_generator.state = state["random"]
         except (ArithmeticError, KeyError, TypeError, ValueError) as error:
@@ -141,8 +157,14 @@ class _Evolution:
         self.history = history
         self.places, self.scores = self._survivors(places, 0)
 
+    def _checked(self, places: np.ndarray) -> np.ndarray:
+        whole = places.dtype.kind == "i" and places.shape == self.places.shape
+        if not whole or (places < self.first).any() or (places >= self.first + self.sizes).any():
+            raise ValueError(f"places must be candidates of {self.places.shape} genes")
+        return places
+
     def step(self) -> None:
-        """One generation."""
+        """Add one generation: the best eighth, and children of parents that won tournaments of two."""
         elite = self.population // 8
         count = self.population - elite
         rivals = self.rng.integers(0, self.population, (2, 2, count))
@@ -165,8 +187,9 @@ class _Evolution:
         return self.first[layers] + (self.rng.random(layers.shape) * self.sizes[layers]).astype(np.int64)
 
     def _survivors(self, places: np.ndarray, new: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return designs, of which so many are new, and their scores, best first."""
         self.evaluations += new
-        rest = self.problem.table.rest
+        rest = self.problem.rest
         scores = math.prod(self._sum(places, column) + rest[column] for column in self.problem.columns)
         # Two limits can be at odds. Designs over one come last, those that exceed it least before others.
         over = sum(np.maximum(self._excess(places, c), 0) / self.scale[c] for c in self.problem.limits)
@@ -185,14 +208,14 @@ class _Evolution:
                 over = over[moved & (self._excess(places[over], column) > 0)]
         return places
 
-    def _sum(self, places: np.ndarray, column: int) -> np.ndarray:
+    def _sum(self, places: np.ndarray, column: str) -> np.ndarray:
         return self.costs[column].take(places).sum(axis=1)
 
-    def _excess(self, places: np.ndarray, column: int) -> np.ndarray:
+    def _excess(self, places: np.ndarray, column: str) -> np.ndarray:
         """By how much designs exceed a limit."""
         return self._sum(places, column) - self.problem.limits[column]
 
-    def _shrink(self, places: np.ndarray, column: int) -> np.ndarray:
+    def _shrink(self, places: np.ndarray, column: str) -> np.ndarray:
         """One move for as many layers of each design as it is over the limit, the cheapest moves first."""
         target, saved, price = (move[places] for move in self.moves[column])
         order = np.argsort(price * self.rng.lognormal(0, 0.5, price.shape), axis=1)
@@ -203,19 +226,19 @@ class _Evolution:
         np.put_along_axis(places, order, moved, axis=1)
         return places
 
-    def _moves(self, column: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """For every candidate the smaller one that loses least per unit saved: its place, the saving, the price."""
-        targets, savings, prices = [], [], []
-        goals = [*self.problem.columns, *(self.problem.limits.keys() - {column})]
+    def _moves(self, column: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """For every candidate the smaller one that loses least per unit saved: its place, the saving, the price.
+
+        A candidate without a smaller one keeps its place, saves nothing and has an infinite price.
+        """
+        goal = sum(self.costs[c] / self.scale[c] for c in self.costs if c != column)
+        moves = []
         for first, size in zip(self.first, self.sizes, strict=True):
-            own = self.flat[first : first + size]
-            saved = own[:, None, column] - own[None, :, column]
-            goal = own[:, goals] @ (1 / self.scale[goals])
-            price = np.where(saved > 0, (goal[None] - goal[:, None]) / np.where(saved > 0, saved, 1), np.inf)
+            here, own = np.arange(size), slice(first, first + size)
+            saved = self.costs[column][own, None] - self.costs[column][own]
+            lost = goal[own] - goal[own, None]
+            price = np.divide(lost, saved, out=np.full(saved.shape, np.inf), where=saved > 0)
             best = price.argmin(axis=1)
-            here = np.arange(size)
-            stuck = np.isinf(price[here, best])
-            targets.append(first + np.where(stuck, here, best))
-            savings.append(np.where(stuck, 0, saved[here, best]))
-            prices.append(np.where(stuck, np.inf, price[here, best]))
-        return np.concatenate(targets), np.concatenate(savings), np.concatenate(prices)
+            best = np.where(np.isinf(price[here, best]), here, best)
+            moves.append((first + best, saved[here, best], price[here, best]))
+        return tuple(np.concatenate(part) for part in zip(*moves, strict=True))

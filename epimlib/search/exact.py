@@ -7,12 +7,10 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from epimlib._checks import positive
 from epimlib.pim.candidates import CostTable
-from epimlib.search.knapsack import _knapsack
-from epimlib.search.problem import CannotBeMet, SearchResult, _listed, _number, _Problem
+from epimlib.search.knapsack import Choice, choose
+from epimlib.search.problem import CannotBeMet, Problem, SearchResult, listed, number
 
 
 def solve_exact(
@@ -43,56 +41,58 @@ def solve_exact(
         ValueError: if an argument is not allowed.
         RuntimeError: if the solver finds no design in time.
     """
-    _number("time_limit", time_limit, 1e-3, math.inf)
-    _number("tolerance", tolerance, 1e-9, 1)
-    problem = _Problem(table, objective, budget, proxy, limit)
-    column = 1 if objective == "energy" else 0
+    number("time_limit", time_limit, 1e-3, math.inf)
+    number("tolerance", tolerance, 1e-9, 1)
+    problem = Problem(table, objective, budget, proxy, limit)
     end = time.monotonic() + time_limit
-    found = _knapsack(problem, column, {}, end)
+    column = problem.columns[0]  # of a product the latency
+    found = choose(problem.costs, column, problem.limits, time_limit)
     if found is None:  # each can be met, but not both
         raise CannotBeMet(f"no design meets both budget {budget} and limit {limit:g}; allow more")
-    genes, bound, message = found
     if objective == "edp":
-        return _solve_product(problem, genes, bound, end, tolerance)
-    return problem.result(genes, "exact", bound=bound + float(table.rest[column]), message=message)
+        return _solve_product(problem, found, end, tolerance)
+    return problem.result(found.taken, "exact", bound=found.bound + problem.rest[column], message=found.message)
 
 
-def _solve_product(problem: _Problem, fastest: list[int], low: float, end: float, tolerance: float) -> SearchResult:
+def _solve_product(problem: Problem, fastest: Choice, end: float, tolerance: float) -> SearchResult:
     """Energy-delay product: intervals of latency, split where their lower bound is lowest.
 
-    They begin at ``low``, below which no latency is; ``fastest`` is the design that was found with it. In an interval
-    from ``low`` to ``high`` no product is below ``low`` times the least energy at a latency of at most ``high``.
-    Splitting stops when the lowest of these bounds is within the tolerance of the best design.
+    They begin at the bound of the fastest design. In an interval from ``low`` to ``high`` no product is below ``low``
+    times the least energy at a latency of at most ``high``. Splitting stops when the lowest of these bounds is within
+    the tolerance of the best design.
     """
-    rest_latency, rest_energy = (float(problem.table.rest[column]) for column in (0, 1))
 
-    def sums(genes: Sequence[int]) -> np.ndarray:
-        return sum(own[gene, :2] for own, gene in zip(problem.values, genes, strict=True)) + problem.table.rest[:2]
+    def frugal(latency: float) -> Choice | None:
+        """Return the choice of least energy that takes at most so many seconds."""
+        allowed = problem.loosened("latency", latency - problem.rest["latency"])
+        return choose(problem.costs, "energy", {**problem.limits, "latency": allowed}, end - time.monotonic())
 
-    low += rest_latency
-    best, message = fastest, "Solved to the tolerance."
-    queue = [(low * float(problem.least[:, 1].sum() + rest_energy), low, math.inf)]
+    def product(taken: Sequence[int]) -> float:
+        return problem.total("latency", taken) * problem.total("energy", taken)
+
+    best, message = fastest.taken, "Solved to the tolerance."
+    low = fastest.bound + problem.rest["latency"]
+    queue = [(low * (problem.least["energy"].sum() + problem.rest["energy"]), low, math.inf)]
     try:
-        frugal, energy, _ = _knapsack(problem, 1, {}, end)
-        best = min(fastest, frugal, key=lambda genes: sums(genes).prod())
-        queue = [(low * (energy + rest_energy), low, float(sums(frugal)[0]))]
-        while queue[0][0] < sums(best).prod() * (1 - tolerance):
+        found = frugal(math.inf)
+        best = min(best, found.taken, key=product)
+        queue = [(low * (found.bound + problem.rest["energy"]), low, problem.total("latency", found.taken))]
+        while queue[0][0] < product(best) * (1 - tolerance):
             if time.monotonic() >= end:
                 raise RuntimeError("the time is over")
             _, low, high = queue[0]
             halves = []
             for start, stop in ((low, (low + high) / 2), ((low + high) / 2, high)):
-                found = _knapsack(problem, 1, {0: problem.loosened(0, stop - rest_latency)}, end)
+                found = frugal(stop)
                 if found is not None:
-                    genes, energy, _ = found
-                    best = min(best, genes, key=lambda genes: sums(genes).prod())
-                    halves.append((start * (energy + rest_energy), start, stop))
+                    best = min(best, found.taken, key=product)
+                    halves.append((start * (found.bound + problem.rest["energy"]), start, stop))
             heapq.heappop(queue)
             for half in halves:
                 heapq.heappush(queue, half)
     except RuntimeError as error:  # most often the time is over; what is still in the queue bounds the product
         message = f"Stopped before the tolerance: {error}"
-    return problem.result(best, "exact", bound=min(queue[0][0], float(sums(best).prod())), message=message)
+    return problem.result(best, "exact", bound=min(queue[0][0], product(best)), message=message)
 
 
 def pareto(
@@ -103,7 +103,7 @@ def pareto(
     ``options`` are those of `solve_exact`. Budgets that no design can meet are left out.
     """
     front = []
-    for budget in sorted(positive("budgets", budget) for budget in _listed("budgets", budgets)):
+    for budget in sorted(positive("budgets", budget) for budget in listed("budgets", budgets)):
         with contextlib.suppress(CannotBeMet):
             front.append(solve_exact(table, objective, budget=budget, **options))
     return front

@@ -20,7 +20,7 @@ from epimlib._checks import keys, one_of, positive
 from epimlib.epitome.design import uniform_spec
 from epimlib.epitome.plan import EpitomeSpec
 from epimlib.epitome.workload import Workload
-from epimlib.pim.candidates import Candidate, CostTable
+from epimlib.pim.candidates import Candidate, Costs, CostTable
 
 OBJECTIVES = {
     "latency": "seconds of one image, layer after layer",
@@ -46,7 +46,7 @@ def candidates(
     """
     given = {"rows": rows, "cols": cols, "wraps": wraps, "families": families, "bits": bits}
     for name, values in given.items():
-        given[name] = _listed(name, values)
+        given[name] = listed(name, values)
         for value in given[name]:
             if name == "families":
                 one_of(name, value, ["window", "channel"])
@@ -61,7 +61,8 @@ def candidates(
     return found
 
 
-def _listed(name: str, values: Any) -> list[Any]:
+def listed(name: str, values: Any) -> list[Any]:
+    """Return the values of an argument as a list, or raise if they are none, or no list."""
     if not isinstance(values, Iterable) or isinstance(values, str | bytes | Mapping):
         raise TypeError(f"{name} must be a list of values, got {values!r}")
     values = list(values)
@@ -70,13 +71,14 @@ def _listed(name: str, values: Any) -> list[Any]:
     return values
 
 
-def _number(name: str, value: Any, least: float, most: float) -> None:
+def number(name: str, value: Any, least: float, most: float) -> None:
+    """Raise if an argument is no number within these ends."""
     if isinstance(value, bool) or not isinstance(value, Real) or not least <= value <= most:
         raise ValueError(f"{name} must be a number from {least:g} to {most:g}, got {value!r}")
 
 
 def fit_error(weight: np.ndarray, spec: EpitomeSpec) -> float:
-    """Return the share of a dense weight that its least-squares epitome misses, ``|W - W_E|^2 / |W|^2``.
+    """Return how far the least-squares epitome of a dense weight lies from it, ``|W - W_E| / |W|``.
 
     A proxy of accuracy that needs no data. ``weight`` has the shape ``(C_out, C_in, k_h, k_w)``.
 
@@ -93,7 +95,7 @@ def fit_error(weight: np.ndarray, spec: EpitomeSpec) -> float:
     plan = spec.plan()
     index = plan.index.reshape(-1)
     mean = np.bincount(index, weight.reshape(-1), plan.usage.size) / np.maximum(plan.usage.reshape(-1), 1)
-    return float(((weight.reshape(-1) - mean[index]) ** 2).sum() / (weight**2).sum())
+    return float(np.linalg.norm(weight.reshape(-1) - mean[index]) / np.linalg.norm(weight.astype(float)))
 
 
 def copied_channels(spec: EpitomeSpec) -> int:
@@ -139,13 +141,13 @@ class SearchResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that ``from_dict`` reads; what is infinite in the history is None."""
-        return {**vars(self), "choice": list(self.choice), "history": _to_json(self.history)}
+        return {**vars(self), "choice": list(self.choice), "history": to_json(self.history)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "SearchResult":
         """Return the result of ``to_dict``; unknown or missing keys raise ``ValueError``."""
         keys("a search result", data, cls.__dataclass_fields__)
-        return cls(**{**data, "choice": tuple(data["choice"]), "history": tuple(_from_json(data["history"]))})
+        return cls(**{**data, "choice": tuple(data["choice"]), "history": tuple(from_json(data["history"]))})
 
     def __str__(self) -> str:
         rows = [
@@ -161,11 +163,13 @@ class SearchResult:
         return "\n".join(f"{name:>16}: {text}" for name, text in rows)
 
 
-def _to_json(history: Iterable[float]) -> list[float | None]:
-    return [None if math.isinf(value) else value for value in history]  # JSON has no infinity
+def to_json(history: Iterable[float]) -> list[float | None]:
+    """Return a history as JSON can hold it, which has no infinity."""
+    return [None if math.isinf(value) else value for value in history]
 
 
-def _from_json(history: Iterable[float | None]) -> list[float]:
+def from_json(history: Iterable[float | None]) -> list[float]:
+    """Return the history that `to_json` was given."""
     return [math.inf if value is None else value for value in history]
 
 
@@ -173,8 +177,12 @@ class CannotBeMet(ValueError):
     """No design of the candidates meets the budget and the limit."""
 
 
-class _Problem:
-    """The candidates worth considering: per layer, those that no other beats in everything that counts."""
+class Problem:
+    """The candidates worth considering: per layer, those that no other beats in everything that counts.
+
+    Costs have names, those of `Costs` and ``proxy``. A gene is the place of a candidate among those of its layer that
+    are worth considering.
+    """
 
     def __init__(
         self,
@@ -193,39 +201,47 @@ class _Problem:
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, Real)):
             raise TypeError(f"limit must be a number, got {limit!r}")
         self.table, self.objective, self.budget = table, objective, budget
-        self.columns = {"latency": [0], "energy": [1], "edp": [0, 1]}[objective]
-        self.kept, self.values = [], []
+        self.columns = ["latency", "energy"] if objective == "edp" else [objective]
+        self.rest = {**dict(zip(Costs._fields, table.rest.tolist(), strict=True)), "proxy": 0.0}
+        asked = {"crossbars": budget} | ({} if limit is None else {"proxy": float(limit)})
+        self.kept, self.costs = [], []
         for name, values in zip(table.layers, table.values, strict=True):
+            costs = dict(zip(Costs._fields, values.T, strict=True))
             if proxy is not None:
-                values = np.column_stack([values, _proxy_of(name, proxy, len(values))])
-            kept = _undominated(values[:, [*self.columns, 3, *range(4, values.shape[1])]])
+                costs["proxy"] = _proxy_of(name, proxy, len(values))
+            kept = _undominated(np.column_stack([costs[column] for column in [*self.columns, *asked]]))
             self.kept.append(kept)
-            self.values.append(values[kept])
-        self.least = np.array([values.min(axis=0) for values in self.values])  # of every layer
-        self.limits = {}
-        for column, allowed in [(3, budget - table.rest[3]), *([] if limit is None else [(4, float(limit))])]:
-            self.limits[column] = self.loosened(column, allowed)
-            least = self.least[:, column].sum()
-            if not least <= self.limits[column]:
-                what = "budget" if column == 3 else "limit of the proxy"
+            self.costs.append({column: values[kept] for column, values in costs.items()})
+        self.least = {c: np.array([own[c].min() for own in self.costs]) for c in [*self.columns, *asked]}
+        """Of every layer."""
+        self.limits = {c: self.loosened(c, most - self.rest[c]) for c, most in asked.items()}
+        for column, most in self.limits.items():
+            least = self.least[column].sum()
+            if not least <= most:
+                what = "budget" if column == "crossbars" else "limit of the proxy"
                 raise CannotBeMet(
-                    f"{what} must be at least {least:g}, what the smallest candidates need, got {allowed:g}"
+                    f"{what} must be at least {least:g}, what the smallest candidates need, "
+                    f"got {asked[column] - self.rest[column]:g}"
                 )
 
-    def loosened(self, column: int, allowed: float) -> float:
+    def loosened(self, column: str, allowed: float) -> float:
         """Return a limit with room for rounding: a sum that exceeds ``allowed`` in its last digits meets it.
 
         Where terms cancel these are the last digits of the terms, whose magnitudes in a design that meets the limit
         add up to no more than about those of the limit and of the least terms.
         """
-        return allowed + 1e-12 * (abs(allowed) + np.abs(self.least[:, column]).sum())
+        return allowed + 1e-12 * (abs(allowed) + np.abs(self.least[column]).sum())
+
+    def total(self, column: str, genes: Sequence[int]) -> float:
+        """Return a cost of a whole design, the layers without a weight included."""
+        return sum(float(own[column][gene]) for own, gene in zip(self.costs, genes, strict=True)) + self.rest[column]
 
     def result(self, genes: Sequence[int], method: str, **known: Any) -> SearchResult:
-        """Return the result for one design, ``genes`` indexing the kept candidates."""
+        """Return the result for one design."""
         choice = tuple(int(kept[gene]) for kept, gene in zip(self.kept, genes, strict=True))
         costs = self.table.evaluate(np.array([choice]))
-        totals = {name: getattr(costs, name)[0].item() for name in ("latency", "energy", "area", "crossbars")}
-        value = totals["latency"] * totals["energy"] if self.objective == "edp" else totals[self.objective]
+        totals = {name: values[0].item() for name, values in costs._asdict().items()}
+        value = math.prod(totals[column] for column in self.columns)
         if known.get("bound") is not None:  # two sums of the same numbers may differ in the last digit
             known["bound"] = min(known["bound"], value)
         return SearchResult(method, self.objective, self.budget, choice, value, **totals, **known)

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from epimlib._checks import keys, nearest, one_of, positive, read_json, read_yaml
+from epimlib import _checks
+from epimlib._checks import keys, line, nearest, one_of, positive, read_json, read_yaml
 from epimlib.pim.hardware import Hardware
 from epimlib.train.data import DATASETS
 
@@ -34,6 +35,22 @@ DECIDED = {"num_classes": "data", "in_chans": "data", "checkpoint_path": "start"
 """Options of a model that another field decides."""
 DENSE_BITS = 32
 """Of the dense network that crossbars are compared with."""
+BITS = (2, 16)
+"""Least and most of a quantized layer."""
+
+CHOICES = {"data": DATASETS, "precision": PRECISIONS, "schedule": SCHEDULES, "deterministic": (False, True)}
+WHOLE_NUMBERS = {"epochs": (0, 9999), "batch_size": (1, 2**20), "workers": (0, 1024), "seed": (0, 2**32 - 1)}
+"""Fields of a configuration with their least and largest value."""
+NUMBERS = dict.fromkeys(("distillation", "warmup", "smoothing", "ema"), 1)
+NUMBERS |= dict.fromkeys(("lr", "weight_decay", "temperature", "mixup", "cutmix"), 100)
+"""Fields that are numbers from zero, with the largest."""
+KINDS = {
+    **dict.fromkeys(("model", "optimizer", "hardware"), ("a name", str)),
+    **dict.fromkeys(("start", "auto_augment"), ("a name", str | None)),
+    **dict.fromkeys(("model_options", "layer_bits", "hardware_options"), ("a mapping", Mapping)),
+    **dict.fromkeys(("design", "shrink", "quantize", "mixed"), ("a mapping", Mapping | None)),
+}
+"""Fields of another kind, in words and as a type."""
 
 
 @dataclass(frozen=True)
@@ -105,72 +122,61 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        one_of("data", self.data, DATASETS)
-        one_of("precision", self.precision, PRECISIONS)
-        one_of("schedule", self.schedule, SCHEDULES)
-        one_of("deterministic", self.deterministic, [False, True])
-        for name, least, most in (
-            ("epochs", 0, 9999), ("batch_size", 1, 2**20), ("workers", 0, 1024), ("seed", 0, 2**32 - 1)
-        ):  # fmt: skip
-            if positive(name, getattr(self, name), least) > most:
-                raise ValueError(f"{name} must be at most {most}, got {getattr(self, name)}")
-        for name in ("distillation", "warmup", "smoothing", "ema"):
-            _number(name, getattr(self, name), 1)
-        for name in ("lr", "weight_decay", "temperature", "mixup", "cutmix"):
-            _number(name, getattr(self, name), 100)
-        if self.warmup == 1:
-            raise ValueError(f"warmup must be less than 1, which leaves no epoch to the schedule, got {self.warmup!r}")
-        if self.temperature == 0:
-            raise ValueError(f"temperature must be above 0, got {self.temperature!r}")
-        if (self.mixup or self.cutmix) and self.batch_size % 2:
-            raise ValueError(f"batch_size must be even for mixup and cutmix, which mix pairs, got {self.batch_size}")
-        for what, kind, names in (
-            ("a name", str, ("model", "optimizer", "hardware")),
-            ("a name", str | None, ("start", "auto_augment")),
-            ("a mapping", Mapping, ("model_options", "layer_bits", "hardware_options")),
-            ("a mapping", Mapping | None, ("design", "shrink", "quantize", "mixed")),
-        ):
-            for name in names:
-                if not isinstance(getattr(self, name), kind):
-                    raise TypeError(f"{name} must be {what}, got {getattr(self, name)!r}")
-                if kind in (Mapping, Mapping | None):
-                    _plain(name, getattr(self, name) or {})
+        for name, allowed in CHOICES.items():
+            one_of(name, getattr(self, name), allowed)
+        for name, (least, most) in WHOLE_NUMBERS.items():
+            positive(name, getattr(self, name), least, most)
+        for name, most in NUMBERS.items():
+            _number(name, getattr(self, name), most)
+        for name, (what, kind) in KINDS.items():
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(f"{name} must be {what}, got {getattr(self, name)!r}")
+            if isinstance(getattr(self, name), Mapping):
+                _plain(name, getattr(self, name))
         for name in self.model_options.keys() & DECIDED.keys():
             raise ValueError(f"model_options must not name {name!r}, which {DECIDED[name]} decides")
-        if self.auto_augment is not None and self.data != "imagenet":
-            raise ValueError(f"auto_augment must be None for {self.data}, which has its own, got {self.auto_augment!r}")
-        if self.image_size is not None:
-            positive("image_size", self.image_size)
-            if self.data != "imagenet":
-                raise ValueError(
-                    f"image_size must be None for {self.data}, whose images have one size, got {self.image_size}"
-                )
-        if self.shrink is not None and self.mixed is not None:
-            raise ValueError(
-                "shrink and mixed exclude each other: bits by sensitivity are for dense and epitome layers"
-            )
-        if self.design is not None and self.shrink is not None:
-            raise ValueError("design and shrink exclude each other: both make the network smaller")
-        if self.distillation and self.start is None:
-            raise ValueError(f"distillation {self.distillation} needs a start, the network to learn from")
-        if self.layer_bits and self.quantize is None:
-            raise ValueError("layer_bits needs quantize, which says how")
         for name, bits in self.layer_bits.items():
-            _bits(f"layer_bits of {name!r}", bits)
-        if self.mixed is not None:
-            keys("mixed", self.mixed, ["bits", "factor"], ["batches", "probes"])
-            if self.quantize is None:
-                raise ValueError("mixed needs quantize, which says how")
-            choices, factor = self.mixed["bits"], self.mixed["factor"]
-            if not isinstance(choices, list | tuple) or not choices:
-                raise ValueError(f"mixed.bits must be a list of at least one choice, got {choices!r}")
-            for bits in choices:
-                _bits("mixed.bits", bits)
-            if _number("mixed.factor", factor, 1e6) == 0:
-                raise ValueError(f"mixed.factor must be above 0, got {factor!r}")
-            for name in ("batches", "probes"):
-                if positive(f"mixed.{name}", self.mixed.get(name, 1)) > 1000:
-                    raise ValueError(f"mixed.{name} must be at most 1000, got {self.mixed[name]}")
+            positive(f"layer_bits of {name!r}", bits, *BITS)
+        _check_mixed(self.mixed)
+        if self.data == "imagenet" and self.image_size is not None:
+            positive("image_size", self.image_size)
+        for contradicts, sentence in self._contradictions():
+            if contradicts:
+                raise ValueError(sentence)
+
+    def _contradictions(self) -> list[tuple[bool, str]]:
+        """Return what must not be true of values that are each allowed, and what is then said."""
+        mixes, small, quantized = self.mixup or self.cutmix, self.data != "imagenet", self.quantize is not None
+        return [
+            (self.warmup == 1, f"warmup must be less than 1, which leaves no epoch to the schedule, got {self.warmup}"),
+            (self.temperature == 0, f"temperature must be above 0, got {self.temperature}"),
+            (
+                bool(mixes) and self.batch_size % 2 == 1,
+                f"batch_size must be even for mixup and cutmix, which mix pairs, got {self.batch_size}",
+            ),
+            (
+                small and self.auto_augment is not None,
+                f"auto_augment must be None for {self.data}, which has its own, got {self.auto_augment!r}",
+            ),
+            (
+                small and self.image_size is not None,
+                f"image_size must be None for {self.data}, whose images have one size, got {self.image_size!r}",
+            ),
+            (
+                self.shrink is not None and self.mixed is not None,
+                "shrink and mixed exclude each other: bits by sensitivity are for dense and epitome layers",
+            ),
+            (
+                self.shrink is not None and self.design is not None,
+                "design and shrink exclude each other: both make the network smaller",
+            ),
+            (
+                self.distillation > 0 and self.start is None,
+                f"distillation {self.distillation} needs a start, the network to learn from",
+            ),
+            (bool(self.layer_bits) and not quantized, "layer_bits needs quantize, which says how"),
+            (self.mixed is not None and not quantized, "mixed needs quantize, which says how"),
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that ``from_dict`` reads, just as a file of it would: tuples become lists."""
@@ -221,14 +227,14 @@ def read_experiments(path: str | Path, runs: Iterable[str] = (), seeds: Iterable
     """
     data = read_yaml(path, "file of experiments")
     keys(f"{path}", data, ["study", "seeds", "base", "runs"])
-    _name(f"study of {path}", data["study"])
+    _checks.name(f"study of {path}", data["study"])
     for what in ("base", "runs"):
         if not isinstance(data[what], Mapping):
             raise TypeError(f"{what} of {path} must be a mapping, got {data[what]!r}")
     if not data["runs"]:
         raise ValueError(f"runs of {path} must name at least one run, got {data['runs']!r}")
     for name in data["runs"]:
-        _name(f"a run of {path}", name)
+        _checks.name(f"a run of {path}", name)
     wanted = list(runs) or list(data["runs"])
     for name in wanted:
         if name not in data["runs"]:
@@ -247,14 +253,6 @@ def read_experiments(path: str | Path, runs: Iterable[str] = (), seeds: Iterable
     return found
 
 
-def _name(what: str, value: Any) -> None:
-    """Raise if a value cannot name a folder everywhere, or names one elsewhere."""
-    named = isinstance(value, str) and re.fullmatch("[A-Za-z0-9]+([._-]+[A-Za-z0-9]+)*", value)
-    if not named or len(value) > 100:
-        allowed = "a name of letters and digits, with '-', '_' or '.' between them"
-        raise ValueError(f"{what} must be {allowed}, got {value!r}")
-
-
 def _configs(data: Mapping[str, Any], own: Any, seeds: list[int], folder: Path) -> list[TrainConfig]:
     """Return the configurations of a run, one for each seed."""
     if not isinstance(own, Mapping):
@@ -269,7 +267,7 @@ def _configs(data: Mapping[str, Any], own: Any, seeds: list[int], folder: Path) 
     values = {name: value for name, value in {**data["base"], **own}.items() if name != "seeds"}
     if isinstance(values.get("design"), str):
         file = values["design"].removesuffix(".json")
-        _name("the file of a design", file)
+        _checks.name("the file of a design", file)
         values["design"] = read_json(folder / f"{file}.json", "design")
     return [TrainConfig.from_dict({**values, "seed": seed}) for seed in listed]
 
@@ -286,13 +284,7 @@ def load_weights(model: "nn.Module", state: "Mapping[str, torch.Tensor]") -> Non
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(sentence(error)) from error
-
-
-def sentence(error: Exception) -> str:
-    """Return what an exception of other software says as one line, or its type."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else f"{text[:297]}..."
+        raise ValueError(line(error)) from error
 
 
 def _number(name: str, value: Any, most: float) -> float:
@@ -314,6 +306,17 @@ def _plain(name: str, value: Mapping[Any, Any]) -> None:
         raise ValueError(f"{name} must be plain data, got {dict(value)}: {error}") from error
 
 
-def _bits(name: str, value: Any) -> None:
-    if positive(name, value, 2) > 16:
-        raise ValueError(f"{name} must be at most 16, got {value}")
+def _check_mixed(mixed: Mapping[str, Any] | None) -> None:
+    """Raise if this is no description of mixed precision, nor none of it."""
+    if mixed is None:
+        return
+    keys("mixed", mixed, ["bits", "factor"], ["batches", "probes"])
+    choices, factor = mixed["bits"], mixed["factor"]
+    if not isinstance(choices, list | tuple) or not choices:
+        raise ValueError(f"mixed.bits must be a list of at least one choice, got {choices!r}")
+    for bits in choices:
+        positive("mixed.bits", bits, *BITS)
+    if _number("mixed.factor", factor, 1e6) == 0:
+        raise ValueError(f"mixed.factor must be above 0, got {factor!r}")
+    for name in ("batches", "probes"):
+        positive(f"mixed.{name}", mixed.get(name, 1), maximum=1000)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from epimlib._checks import PROJECT, one_of
+from epimlib._checks import PROJECT, line, one_of
 
 if TYPE_CHECKING:
     import torch
@@ -116,7 +116,7 @@ def need(name: str) -> Path | None:
     return place
 
 
-def load(name: str) -> Images:
+def read_images(name: str) -> Images:
     """Return a small data set, verified by the checksum of all its images.
 
     Args:
@@ -137,8 +137,7 @@ def load(name: str) -> Images:
         with warnings.catch_warnings(action="ignore"):  # Pillow's, of a large sheet, which is refused
             arrays = readers[name](place)
     except Exception as error:  # readers raise anything on damaged and foreign files
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ValueError(f"{place} is not a readable copy of {name}: {reason}") from error
+        raise ValueError(f"{place} is not a readable copy of {name}: {line(error)}") from error
     _check(name, place, *arrays)
     parts = zip(arrays, (np.uint8, np.int64) * 2, strict=True)
     images, source = Images(name, *(np.ascontiguousarray(array, kind) for array, kind in parts)), DATASETS[name]
@@ -244,7 +243,7 @@ def verify(name: str) -> str:
         if found != (wanted := tuple((source.classes, count) for count in source.images)):
             raise ValueError(f"{place} must hold (classes, images) {wanted} in train and val, got {found}")
         return f"{source.images[0]:,} + {source.images[1]:,} images in {place}"
-    load(name)
+    read_images(name)
     return f"{source.images[0]:,} + {source.images[1]:,} images in {place or 'scikit-learn'}"
 
 

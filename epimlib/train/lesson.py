@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from epimlib._checks import PROJECT, positive, write_bytes
+from epimlib._checks import PROJECT, line, positive, write_bytes
 from epimlib.lab.records import RunRecord
 
 BATCH = 50
@@ -34,8 +34,9 @@ NETWORKS = PROJECT / "data" / "networks"
 def digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Return 1,200 images and their labels to train with, and the other 597 to test; always the same ones.
 
-    Images have the shape ``(N, 1, 8, 8)`` and values from 0 to 1, float32; labels are int64. These are more test images
-    than `epimlib.train.data.load` holds back: what the chapters look at are differences of few images.
+    Images have the shape ``(N, 1, 8, 8)`` and values from 0 to 1, float32; labels are int64. The parts
+    are not those of `epimlib.train.data.read_images`, and both stay: committed weights were trained on either, and the
+    chapters, which look at differences of few images, need more to test with.
     """
     from sklearn.datasets import load_digits
 
@@ -86,7 +87,7 @@ def fit(model: nn.Module, images: Tensor, labels: Tensor, epochs: int, rate: flo
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
+def loss_and_accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
     """Return the mean cross-entropy and the accuracy [%] of a model in the mode in which it is."""
     logits = model(images)
     return F.cross_entropy(logits, labels).item(), 100 * (logits.argmax(1) == labels).float().mean().item()
@@ -118,7 +119,7 @@ def taught(
         try:
             model.load_state_dict(load(weights.read_bytes()))
         except (RuntimeError, SafetensorError) as error:
-            raise ValueError(f"{weights} holds no weights of this network: {' '.join(str(error).split())}") from error
+            raise ValueError(f"{weights} holds no weights of this network: {line(error)}") from error
         print(f"{name}: committed weights")
         return model.eval()
     record, clock = RunRecord.of(name, parameters, datetime.now(UTC)), time.perf_counter()
