@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from epimlib import EpitomeSpec, Hardware
 from epimlib.datapath.layout import Layout
-from epimlib.pim.mapping import groups_per_crossbar, rows_in_use
+from epimlib.pim.mapping import pack, rows_in_use
 from epimlib.pim.tables import Tables
 
 
@@ -152,9 +152,10 @@ def test_how_much_a_crossbar_holds():
     assert [rows_in_use(window, crossbar) for window in (1, 3, 4, 5, 8)] == [8, 6, 8, 5, 8]
     with pytest.raises(ValueError, match="crossbar.rows must hold the 9 rows of one channel, got 8"):
         rows_in_use(9, crossbar)
-    assert groups_per_crossbar(2, 1, 1, crossbar) == 4
-    assert groups_per_crossbar(1, 2, 1, crossbar) == 2  # by columns
-    assert groups_per_crossbar(9, 1, 1, crossbar) == 1
+    assert pack(9, 2, 1, 1, crossbar)[1:] == (4, 3, 1, 1)
+    assert pack(9, 1, 2, 1, crossbar)[1:] == (2, 5, 1, 1)  # by columns
+    assert pack(9, 9, 1, 1, crossbar)[1:] == (1, 9, 2, 1)
+    assert pack(3, 2, 1, 1, crossbar)[1:] == (3, 1, 1, 1)
 
 
 def test_tables_and_events_need_no_torch():

@@ -126,12 +126,12 @@ class Geometry(NamedTuple):
     """Row groups x columns."""
     columns: int
     """Columns sensed."""
-    tree_adds: int = 0
+    tree_adds: int
     """(Row blocks - 1) x columns."""
-    joins: int = 0
+    joins: int
     """Columns of the rounds that extend a partial sum."""
-    copies: int = 0
-    table_bits: int = 0
+    copies: int
+    table_bits: int
 
 
 def layer_events(
@@ -222,21 +222,16 @@ def geometry(layer: Layer, spec: EpitomeSpec | None, hardware: Hardware) -> Geom
 def _dense(shape: tuple[int, int, int, int], groups: int, crossbar: Crossbar, dacs: int, adcs: int) -> Geometry:
     """Return what a dense layer takes: as the epitome that is its own weight.
 
-    Groups of a grouped convolution are layers side by side, unless they share crossbars: they work at the same time,
-    and all else adds up.
+    Groups of a grouped convolution are layers side by side: they work at the same time, and all else adds up. Those
+    that share a crossbar are read together, and each column is sensed in the row groups that hold its rows.
     """
     out, inp, *kernel = shape
-    window, cols = math.prod(kernel), out // groups
-    together = pack(groups, inp * window, cols, window, crossbar).together
-    if together > 1:
-        return _shared(groups, inp, window, cols, together, dacs, adcs)
+    rows, cols = inp * math.prod(kernel), out // groups
     one = _sampled(EpitomeSpec.dense(cols, inp, kernel), False, crossbar, dacs, adcs)
-    return Geometry(*(groups * count for count in one))._replace(rounds=1, turns=one.turns, steps=one.steps)
-
-
-def _shared(groups: int, channels: int, window: int, cols: int, together: int, dacs: int, adcs: int) -> Geometry:
-    """Return what ``groups`` take of which ``together`` share a crossbar; channels and columns are of one group."""
-    rows = channels * window
+    side_by_side = Geometry(*(groups * count for count in one))._replace(rounds=1, turns=one.turns, steps=one.steps)
+    together = pack(groups, rows, cols, math.prod(kernel), crossbar).together
+    if together == 1:
+        return side_by_side
 
     def sensed(groups: int) -> list[int]:
         """Groups that are sensed in each row group of a crossbar that ``groups`` share."""
@@ -245,17 +240,11 @@ def _shared(groups: int, channels: int, window: int, cols: int, together: int, d
 
     full, rest = divmod(groups, together)
     everywhere = full * sensed(together) + sensed(rest)
-    return Geometry(
-        rounds=1,
+    return side_by_side._replace(
         turns=len(sensed(together)),
         steps=sum(math.ceil(number * cols / adcs) for number in sensed(together)),
-        channels=groups * channels,
-        rows=groups * rows,
-        lines=groups * rows,
         reads=len(everywhere),
-        cells=groups * rows * cols,
         conversions=cols * sum(everywhere),
-        columns=groups * cols,
     )
 
 

@@ -49,14 +49,16 @@ class Packing(NamedTuple):
 def pack(groups: int, rows: int, cols: int, window: int, crossbar: Crossbar, layer: str | None = None) -> Packing:
     """Return where ``groups`` matrices of ``rows x cols`` lie, with ``window`` rows for each channel.
 
+    Groups share a crossbar if it holds more than one; a group that does not fit one has crossbars of its own.
+
     Raises:
         ValueError: naming the layer if it is given; as `rows_in_use`.
     """
     usable = rows_in_use(window, crossbar, layer)
-    together = min(groups, groups_per_crossbar(rows, cols, window, crossbar)) if groups > 1 else 1
-    return Packing(
-        usable, together, math.ceil(groups / together), math.ceil(rows / usable), math.ceil(cols / crossbar.cols)
-    )
+    fits = rows <= usable and cols <= crossbar.cols
+    together = min(groups, crossbar.rows // rows, crossbar.cols // cols) if fits else 1
+    row_blocks, col_blocks = math.ceil(rows / usable), math.ceil(cols / crossbar.cols)
+    return Packing(usable, together, math.ceil(groups / together), row_blocks, col_blocks)
 
 
 def rows_in_use(window: int, crossbar: Crossbar, layer: str | None = None) -> int:
@@ -75,18 +77,7 @@ def rows_in_use(window: int, crossbar: Crossbar, layer: str | None = None) -> in
     return crossbar.rows // window * window
 
 
-def groups_per_crossbar(rows: int, cols: int, window: int, crossbar: Crossbar) -> int:
-    """Return how many groups of a grouped convolution share a crossbar, each on its own rows and columns.
-
-    A group whose matrix does not fit one crossbar has crossbars of its own: then 1.
-    """
-    if rows > rows_in_use(window, crossbar) or cols > crossbar.cols:
-        return 1
-    return min(crossbar.rows // rows, crossbar.cols // cols)
-
-
-@dataclass(frozen=True)
-class LayerMapping:
+class LayerMapping(NamedTuple):
     """Where the matrix of one layer lies. A grouped convolution has one such matrix per group."""
 
     name: str

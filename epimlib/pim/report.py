@@ -193,10 +193,9 @@ class CostReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that ``from_dict`` reads, the hardware included."""
-        data = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         layers = [dict(vars(layer)) for layer in self.layers]
         sizes = {"input_size": list(self.input_size), "bits": list(self.bits)}
-        return data | sizes | {"hardware": self.hardware.to_dict(), "layers": layers}
+        return vars(self) | sizes | {"hardware": self.hardware.to_dict(), "layers": layers}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "CostReport":

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from epimlib._checks import keys, one_of, positive
 from epimlib.pim.hardware import Crossbar
-from epimlib.pim.mapping import groups_per_crossbar, rows_in_use
+from epimlib.pim.mapping import pack
 
 
 def weight_limits(bits: int, crossbar: Crossbar) -> tuple[int, int]:
@@ -436,8 +436,7 @@ def _tile(shape: tuple[int, ...], groups: int, config: QuantConfig) -> tuple[int
         return 1, shape[0], rows
     if config.granularity == "channel":
         return 1, 1, rows
-    window = math.prod(shape[2:])
-    together = groups_per_crossbar(rows, cols, window, config.crossbar) if groups > 1 else 1
-    if together > 1:
-        return 1, together * cols, rows
-    return groups, min(cols, config.crossbar.cols), min(rows, rows_in_use(window, config.crossbar))
+    packing = pack(groups, rows, cols, math.prod(shape[2:]), config.crossbar)
+    if packing.together > 1:
+        return 1, packing.together * cols, rows
+    return groups, min(cols, config.crossbar.cols), min(rows, packing.usable)
