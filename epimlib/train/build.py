@@ -25,7 +25,7 @@ from epimlib.quant.precision import hessian_traces, sensitivities
 from epimlib.quant.quantize import quantizable, quantize
 from epimlib.rivals.pruning import dense_blocks, fit_width, shrink
 from epimlib.search.bits import assign_bits, bit_crossbars
-from epimlib.train.config import DENSE_BITS, TrainConfig, load_weights
+from epimlib.train.config import DENSE_BITS, TrainConfig
 from epimlib.train.data import DATASETS
 
 Bits = Mapping[str, int]
@@ -222,6 +222,21 @@ def _workload(config: TrainConfig, dense: nn.Module) -> Workload:
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load a state dict into a model.
+
+    Raises:
+        ValueError: if its names, shapes or types are not those of the model.
+    """
+    for name, own in model.state_dict().items():
+        if name in state and state[name].dtype != own.dtype:
+            raise ValueError(f"{name} must be {own.dtype}, got {state[name].dtype}")
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(line(error)) from error
 
 
 def _load(model: nn.Module, state: Mapping[str, Tensor], config: TrainConfig) -> None:

@@ -16,17 +16,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from epimlib import _checks
-from epimlib._checks import keys, line, nearest, one_of, positive, read_json, read_yaml
+from epimlib._checks import keys, nearest, one_of, positive, read_json, read_yaml
 from epimlib.pim.hardware import Hardware
 from epimlib.train.data import DATASETS
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 SCHEDULES = ("poly", "cosine", "tanh")
@@ -270,21 +265,6 @@ def _configs(data: Mapping[str, Any], own: Any, seeds: list[int], folder: Path) 
         _checks.name("the file of a design", file)
         values["design"] = read_json(folder / f"{file}.json", "design")
     return [TrainConfig.from_dict({**values, "seed": seed}) for seed in listed]
-
-
-def load_weights(model: "nn.Module", state: "Mapping[str, torch.Tensor]") -> None:
-    """Load a state dict into a model.
-
-    Raises:
-        ValueError: if its names, shapes or types are not those of the model.
-    """
-    for name, own in model.state_dict().items():
-        if name in state and state[name].dtype != own.dtype:
-            raise ValueError(f"{name} must be {own.dtype}, got {state[name].dtype}")
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(line(error)) from error
 
 
 def _number(name: str, value: Any, most: float) -> float:

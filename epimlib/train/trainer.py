@@ -15,12 +15,11 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from epimlib._checks import keys, line, nearest, write_bytes
-from epimlib._torchvision import ensure_torchvision
 from epimlib.lab.notebooks import RunError
 from epimlib.lab.records import RECORD, RunRecord
 from epimlib.train import folder as files
-from epimlib.train.build import Network
-from epimlib.train.config import TrainConfig, load_weights
+from epimlib.train.build import Network, load_weights
+from epimlib.train.config import TrainConfig
 from epimlib.train.data import DATASETS
 from epimlib.train.images import Batch, ImageNet, InMemory
 from epimlib.train.place import Place
@@ -37,7 +36,6 @@ class Trainer:
     def __init__(
         self, config: TrainConfig, folder: Path, network: Network, images: InMemory | ImageNet, place: Place
     ) -> None:
-        ensure_torchvision()
         from timm.loss import SoftTargetCrossEntropy
         from timm.utils import ModelEmaV3
 
@@ -83,8 +81,8 @@ class Trainer:
         batches = self._on_device(self.images.training(epoch, within["step"]))
         if within["step"]:  # the batches before it are left out, what was drawn with them is not
             self.place.set_random(self.random[self.place.rank])
-        bar = {"total": self.steps, "initial": within["step"], "desc": f"epoch {epoch + 1}", "leave": False}
-        with tqdm(**bar, disable=not progress) as bar:
+        shown = {"total": self.steps, "initial": within["step"], "desc": f"epoch {epoch + 1}", "leave": False}
+        with tqdm(**shown, disable=not progress) as bar:
             for step, (x, target) in enumerate(batches, within["step"] + 1):
                 self.schedule.step_update(epoch * self.steps + step - 1)
                 total += self.step(*(self.mixup(x, target) if self.mixup else (x, target)))

@@ -19,8 +19,8 @@ from tqdm import tqdm
 from epimlib._checks import line, write_json
 from epimlib.lab.notebooks import RunError
 from epimlib.lab.records import RECORD, RunRecord
-from epimlib.train.build import Network, build
-from epimlib.train.config import TrainConfig, load_weights
+from epimlib.train.build import Network, build, load_weights
+from epimlib.train.config import TrainConfig
 from epimlib.train.folder import WEIGHTS, checkpoints, read_about, read_weights, require_same
 from epimlib.train.images import ImageNet, InMemory, images_of
 from epimlib.train.place import Place
