@@ -73,6 +73,7 @@ def quantize_max(
             quantized already.
     """
     layers = weighted_layers(model)
+    bits = bits if isinstance(bits, Mapping) else dict.fromkeys(layers, bits)
     for name, module in layers.items():
         if hasattr(module, "input_quantizer"):
             raise ValueError(
@@ -98,20 +99,19 @@ def quantize_max(
     finally:
         for hook in hooks:
             hook.remove()
-    _check_names("bits", bits if isinstance(bits, Mapping) else layers, layers)
+    _check_names("bits", bits, layers)
     _check_names("inputs", ranges, layers)
     quantized = {}
     for name, module in layers.items():
-        layer_bits = bits[name] if isinstance(bits, Mapping) else bits
         least, most = ranges[name]
         signed = least < 0
         weight = getattr(module, weight_name(module)).detach().cpu()  # other devices may have no float64
         # A layer that is all zeros has no range; any step will do.
-        scale = weight.abs().max().item() / ((1 << (positive("bits", layer_bits, 2) - 1)) - 1) or 1.0
+        scale = weight.abs().max().item() / ((1 << (positive("bits", bits[name], 2) - 1)) - 1) or 1.0
         positive("activation_bits", activation_bits, 1 + signed)
         input_scale = most / input_limits(activation_bits, signed)[1] or 1.0
         integer = (weight.double() / scale).round()
-        quantized[name] = QuantizedLayer(integer, scale, layer_bits, input_scale, activation_bits, signed)
+        quantized[name] = QuantizedLayer(integer, scale, bits[name], input_scale, activation_bits, signed)
     return quantized
 
 

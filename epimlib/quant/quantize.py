@@ -62,13 +62,13 @@ def quantize(
     if not isinstance(config, QuantConfig):
         raise TypeError(f"config must be a QuantConfig, got {config!r}")
     model = copy.deepcopy(model)
-    layers = quantizable(model, filter_fn)
-    for name in bits or {}:
+    layers, bits = quantizable(model, filter_fn), bits or {}
+    for name in bits:
         if name not in layers:
             raise ValueError(f"bits name layer {name!r}, which is not to be quantized; {nearest(name, layers)}")
     for name, module in layers.items():
         try:
-            attach(module, dataclasses.replace(config, bits=(bits or {}).get(name, config.bits)))
+            attach(module, dataclasses.replace(config, bits=bits.get(name, config.bits)))
         except ValueError as error:
             raise ValueError(f"layer {name!r} cannot be quantized: {error}") from error
     return model
