@@ -8,11 +8,9 @@ and for the hardware, which executes the integers::
     calibrate(model, images)                        # or train it
     simulate(model, hardware, images, quantized=integer_weights(model))
 
-An epitome is quantized itself, each element once, so that the weight sampled from it lies on the same grid. A weight
-``e`` becomes ``s * clamp(round(e / s), -q, q)`` with ``q = 2^(bits-1) - 1``. That is sign and magnitude, what a pair
-of crossbars stores (polarity 2); the offset encoding of a single crossbar (polarity 1) stores the same integers and
-leaves its lowest code, ``-q - 1``, unused. One *step* ``s`` serves a *tile* of the layer's matrix: all of it, a
-column, or what lies on one crossbar.
+An epitome is quantized itself, each element once, so that the weight sampled from it lies on the same grid, that of
+`epimlib.quant.grid`. Its integers are sign and magnitude, what a pair of crossbars stores (polarity 2); the offset
+encoding of a single crossbar (polarity 1) stores the same integers and leaves its lowest code, ``-q - 1``, unused.
 
 The paper's quantizer is known to us by its name only ("epitome-aware"); the definitions here are our reconstruction.
 """
