@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from epimlib import Design, EpitomeSpec, Hardware
-from epimlib.datapath import QuantizedLayer, analog, compile, quantize_max, run, simulate, trace
+from epimlib.datapath import analog, compile, quantize_max, run, simulate, trace_rounds
 from epimlib.datapath.analog import NonIdealities
 from epimlib.epitome.layers import epitomize
-from epimlib.epitome.trace import trace as trace_workload
+from epimlib.epitome.trace import trace
 from epimlib.epitome.workload import Layer
 from epimlib.pim.events import Events, layer_events
-from epimlib.quant.grid import QuantConfig
+from epimlib.quant.grid import QuantConfig, QuantizedLayer
 from epimlib.quant.quantize import calibrate, integer_weights, quantize
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -228,7 +228,7 @@ def test_a_narrow_adc_saturates_or_rounds_each_conversion(case, adc_bits, rule):
     np.testing.assert_allclose(output.reshape(expected.shape).numpy(), expected, rtol=1e-12, atol=1e-9)
 
 
-@pytest.mark.parametrize("rule", analog.RANGES)
+@pytest.mark.parametrize("rule", analog.ADC_RANGES)
 @pytest.mark.parametrize("polarity", [1, 2])
 def test_zero_is_on_the_grid_of_every_adc(rule, polarity):
     weight = torch.arange(-7, 9).clamp(max=7).reshape(1, 16, 1, 1)
@@ -531,7 +531,7 @@ def test_a_trace_shows_what_run_computes(traced):
     program, images = traced
     output = run(program, images, fast=False).output[0]
     for position in ((0, 0), (1, 2), (3, 3)):
-        states = list(trace(program, images, position))
+        states = list(trace_rounds(program, images, position))
         assert json.loads(json.dumps(states)) == states
         results = [None] * 4
         for state in states:
@@ -544,7 +544,7 @@ def test_a_trace_shows_what_run_computes(traced):
 def test_a_trace_by_hand(traced):
     """Position (0, 0) with padding 1 sees only the image's first pixel, through the window's last element."""
     program, images = traced
-    first, second = trace(program, images, (0, 0))
+    first, second = trace_rounds(program, images, (0, 0))
     assert [state["round"] for state in (first, second)] == [0, 1]
     assert first["fetch"] == [None, None, None, [0, 0, 0], None, None, None, [1, 0, 0]]
     assert second["fetch"] == [None, None, None, [2, 0, 0], None, None, None, [3, 0, 0]]
@@ -625,7 +625,7 @@ def test_logits_equal_those_of_a_float_emulation_with_the_same_integers():
     assert torch.equal(logits, fast)
     assert model.training
     assert not any("forward" in vars(module) for module in model.modules())
-    workload = trace_workload(Net(), (3, 9, 9))
+    workload = trace(Net(), (3, 9, 9))
     assert list(events) == [layer.name for layer in workload.weighted]
     for layer in workload.weighted:
         signed = quantized[layer.name].signed
@@ -645,7 +645,7 @@ def test_calibrated_adcs_and_noise_in_a_network():
     exact = simulate(model, machine.replace({"adc.bits": 12}), images, 6, 6).logits
     error = {
         rule: (simulate(model, machine, images, 6, 6, adc_range=rule).logits - exact).abs().mean().item()
-        for rule in analog.RANGES
+        for rule in analog.ADC_RANGES
     }
     assert error["calibrated"] < min(error["max"], error["lossless"])
     noisy = [
@@ -732,9 +732,9 @@ def test_other_types_are_refused():
 def test_trace_refuses(traced):
     program, images = traced
     with pytest.raises(ValueError, match=r"position must lie within the output of \(4, 4\), got \(4, 0\)"):
-        next(trace(program, images, (4, 0)))
+        next(trace_rounds(program, images, (4, 0)))
     with pytest.raises(ValueError, match="feature_map must be one image, got 2"):
-        next(trace(program, images.expand(2, 4, 3, 3)))
+        next(trace_rounds(program, images.expand(2, 4, 3, 3)))
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(NonIdealities)])

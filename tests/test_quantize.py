@@ -15,12 +15,12 @@ from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from epimlib import EpitomeSpec, Hardware
-from epimlib.datapath import QuantizedLayer, simulate
+from epimlib.datapath import simulate
 from epimlib.epitome.layers import EpitomeConv2d, EpitomeLinear
 from epimlib.epitome.workload import Layer
 from epimlib.pim.hardware import Crossbar
 from epimlib.pim.mapping import map_layer
-from epimlib.quant.grid import InputQuantizer, QuantConfig, WeightQuantizer, least_squares_step
+from epimlib.quant.grid import InputQuantizer, QuantConfig, QuantizedLayer, WeightQuantizer, least_squares_step
 from epimlib.quant.quantize import calibrate, integer_weights, parametrization, quantize, weight_quantizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")

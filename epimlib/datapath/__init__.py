@@ -2,20 +2,7 @@
 
 from epimlib.datapath.compile import compile
 from epimlib.datapath.execute import run
-from epimlib.datapath.program import Program
-from epimlib.datapath.simulate import Simulation, compile_layer, quantize_max, simulate, weighted_layers
-from epimlib.datapath.trace import trace
-from epimlib.quant.grid import QuantizedLayer
+from epimlib.datapath.simulate import compile_layer, quantize_max, simulate, weighted_layers
+from epimlib.datapath.trace import trace_rounds
 
-__all__ = [
-    "Program",
-    "QuantizedLayer",
-    "Simulation",
-    "compile",
-    "compile_layer",
-    "quantize_max",
-    "run",
-    "simulate",
-    "trace",
-    "weighted_layers",
-]
+__all__ = ["compile", "compile_layer", "quantize_max", "run", "simulate", "trace_rounds", "weighted_layers"]

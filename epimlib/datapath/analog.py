@@ -14,7 +14,7 @@ from torch import Tensor
 from epimlib._checks import one_of, positive
 from epimlib.pim.hardware import Crossbar, Hardware
 
-RANGES = {
+ADC_RANGES = {
     "lossless": "one ADC step for one unit of current: exact, unless the current is beyond the last code",
     "max": "the last code is the largest current of a full crossbar: nothing saturates, small currents round",
     "calibrated": "for each bit slice the power of two that gives calibration data the least squared error",
@@ -79,7 +79,7 @@ def full_scale(hardware: Hardware) -> int:
 def adc_step(rule: str, hardware: Hardware) -> float:
     """Return the current of one ADC step under a range rule, at least 1 (calibration starts from 1)."""
     last = code_limits(hardware)[1]
-    return max(1.0, full_scale(hardware) / last) if one_of("adc_range", rule, RANGES) == "max" else 1.0
+    return max(1.0, full_scale(hardware) / last) if one_of("adc_range", rule, ADC_RANGES) == "max" else 1.0
 
 
 def cell_levels(matrix: Tensor, bits: int, crossbar: Crossbar, slices: int) -> Tensor:

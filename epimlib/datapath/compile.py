@@ -55,7 +55,7 @@ def compile(
         stride, padding, dilation, groups: as in ``nn.Conv2d``; padding is with zeros.
         scale: value of one weight step: a number, or a tensor that broadcasts to ``(row blocks, columns)`` of
             the layer's matrix. ``(columns,)`` is a scale per column; a scale per crossbar varies in both.
-        adc_range: ``"lossless"``, ``"max"`` or ``"calibrated"``; see `epimlib.datapath.analog.RANGES`.
+        adc_range: ``"lossless"``, ``"max"`` or ``"calibrated"``; see `epimlib.datapath.analog.ADC_RANGES`.
         calibration: the feature map from which ``"calibrated"`` finds the ADC steps.
         errors: non-idealities of the devices; None is ideal.
         seed: of what these draw when the crossbars are programmed.
@@ -79,7 +79,7 @@ def compile(
         raise ValueError(f"groups must be 1 for an epitome, got {groups}")
     if positive("activation_bits", activation_bits, 1 + signed) > 16:
         raise ValueError(f"activation_bits must be at most 16, got {activation_bits}")
-    if one_of("adc_range", adc_range, analog.RANGES) == "calibrated" and calibration is None:
+    if one_of("adc_range", adc_range, analog.ADC_RANGES) == "calibrated" and calibration is None:
         raise ValueError("calibration must be a feature map when adc_range is 'calibrated', got None")
     crossbar = check_hardware(hardware).crossbar
     slices = bit_slices(bits, crossbar)

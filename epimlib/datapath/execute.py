@@ -10,14 +10,7 @@ from torch import Tensor
 
 from epimlib.datapath import analog
 from epimlib.datapath.program import Program
-from epimlib.datapath.rounds import (
-    checked_images,
-    column_sums,
-    input_windows,
-    out_size,
-    packed_cells,
-    round_events,
-)
+from epimlib.datapath.rounds import checked_images, column_sums, input_windows, out_size, packed_cells, round_events
 from epimlib.pim.events import Events, layer_events
 
 # Currents computed at once: few enough to stay in the processor's cache.

@@ -1,4 +1,4 @@
-"""A program: one layer on crossbars, as `compile` programs it and as `run` and `trace` execute it.
+"""A program: one layer on crossbars, as `compile` programs it and as `run` and `trace_rounds` execute it.
 
 ::
 

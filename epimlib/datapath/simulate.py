@@ -73,6 +73,7 @@ def quantize_max(
             quantized already.
     """
     layers = weighted_layers(model)
+    bits = bits if isinstance(bits, Mapping) else dict.fromkeys(layers, bits)
     for name, module in layers.items():
         if hasattr(module, "input_quantizer"):
             raise ValueError(
@@ -81,37 +82,29 @@ def quantize_max(
             )
     ranges: dict[str, tuple[float, float]] = {}
 
-    def observe(name: str, x: Tensor) -> None:
+    def observed(name: str, x: Tensor) -> Tensor:
         least, most = (bound.item() for bound in x.aminmax())
         if not (math.isfinite(least) and math.isfinite(most)):
             raise ValueError(f"layer {name!r} gets an input that is not finite")
         before = ranges.get(name, (0.0, 0.0))
         ranges[name] = min(least, before[0]), max(abs(least), abs(most), before[1])
+        return type(layers[name]).forward(layers[name], x)
 
-    hooks = [
-        module.register_forward_pre_hook(lambda _, inputs, name=name: observe(name, inputs[0]))
-        for name, module in layers.items()
-    ]
-    try:
-        with evaluating(model):
-            model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    _check_names("bits", bits if isinstance(bits, Mapping) else layers, layers)
+    with evaluating(model), _replaced(layers, observed):
+        model(images)
+    _check_names("bits", bits, layers)
     _check_names("inputs", ranges, layers)
     quantized = {}
     for name, module in layers.items():
-        layer_bits = bits[name] if isinstance(bits, Mapping) else bits
         least, most = ranges[name]
         signed = least < 0
+        positive("activation_bits", activation_bits, 1 + signed)
         weight = getattr(module, weight_name(module)).detach().cpu()  # other devices may have no float64
         # A layer that is all zeros has no range; any step will do.
-        scale = weight.abs().max().item() / ((1 << (positive("bits", layer_bits, 2) - 1)) - 1) or 1.0
-        positive("activation_bits", activation_bits, 1 + signed)
+        scale = weight.abs().max().item() / ((1 << (positive("bits", bits[name], 2) - 1)) - 1) or 1.0
         input_scale = most / input_limits(activation_bits, signed)[1] or 1.0
         integer = (weight.double() / scale).round()
-        quantized[name] = QuantizedLayer(integer, scale, layer_bits, input_scale, activation_bits, signed)
+        quantized[name] = QuantizedLayer(integer, scale, bits[name], input_scale, activation_bits, signed)
     return quantized
 
 

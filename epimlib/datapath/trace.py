@@ -14,7 +14,7 @@ from epimlib.datapath.rounds import checked_images, column_sums, input_windows, 
 from epimlib.epitome.workload import Layer
 
 
-def trace(program: Program, feature_map: Tensor, position: tuple[int, int] = (0, 0)) -> Iterator[dict[str, Any]]:
+def trace_rounds(program: Program, feature_map: Tensor, position: tuple[int, int] = (0, 0)) -> Iterator[dict[str, Any]]:
     """Yield the state of every round of one output position, as plain lists and numbers.
 
     A linear layer of weights 3 and -1 in two slices of 1-bit cells gets the inputs 2 and 3, a bit in a cycle::

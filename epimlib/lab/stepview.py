@@ -48,17 +48,16 @@ def step_view(program: "Program", feature_map: "Tensor", position: tuple[int, in
         position: ``(y, x)`` of the output.
 
     Raises:
-        ValueError: if the layer has no index tables, is too large to be drawn, or as
-            `epimlib.datapath.trace`.
+        ValueError: if the layer has no index tables, is too large to be drawn, or as `epimlib.datapath.trace_rounds`.
     """
-    from epimlib.datapath.trace import trace
+    from epimlib.datapath.trace import trace_rounds
 
     if program.tables is None:
         raise ValueError(f"program must have index tables, but {program.layer.name!r} is a grouped convolution")
     if program.layer.kind == "linear":
         raise ValueError(f"program must be of a convolution to be drawn, but {program.layer.name!r} is linear")
     position = integers("position", position, 2, 0)
-    states = list(trace(program, feature_map, position))
+    states = list(trace_rounds(program, feature_map, position))
     layout = program.layout
     sizes = [*feature_map.shape[-3:], layout.rows, layout.cols, program.layer.out_channels]
     for (name, most), size in zip(LARGEST.items(), sizes, strict=True):

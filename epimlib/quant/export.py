@@ -115,11 +115,8 @@ def _check(path: Path, state: dict[str, torch.Tensor], expected: dict[str, torch
         if key not in state or key not in expected:
             which = "the model lacks" if key in state else "is not in the file"
             raise ValueError(f"{path} is for another model: {key!r} {which}")
-        if state[key].shape != expected[key].shape:
-            given, wanted = tuple(state[key].shape), tuple(expected[key].shape)
-            raise ValueError(
-                f"{path} is for another model: {key!r} has shape {given} in the file, {wanted} in the model"
-            )
-        given, wanted = state[key].dtype, expected[key].dtype
-        if given.is_floating_point and given != wanted:  # loading would round, and the logits be others
-            raise ValueError(f"{path} is for another model: {key!r} is {given} in the file, {wanted} in the model")
+        given, wanted, other = state[key], expected[key], f"{path} is for another model: {key!r}"
+        if given.shape != wanted.shape:
+            raise ValueError(f"{other} has shape {tuple(given.shape)} in the file, {tuple(wanted.shape)} in the model")
+        if given.is_floating_point() and given.dtype != wanted.dtype:  # loading would round, and the logits be others
+            raise ValueError(f"{other} is {given.dtype} in the file, {wanted.dtype} in the model")

@@ -389,7 +389,11 @@ def least_squares_step(magnitude: np.ndarray, usage: np.ndarray, levels: int) ->
     For fixed integers ``k`` the sum is a parabola in ``s`` with minimum ``sum n m^2 - (sum n m k)^2 / sum n k^2``.
     The integers change where ``s`` falls below ``m / (k + 1/2)``. So both sums are followed over all these
     breakpoints, from large steps to small ones, and the best of the parabolas is the best step: the global minimum,
-    found by one sort.
+    found by one sort. Magnitudes 1 and 2 and a single level, ``q = 1``::
+
+        s above 4       both round to 0         error 1 + 4
+        s from 2 to 4   2 rounds to 1           the parabola's minimum is s = 2, error 1
+        s below 2       both round to 1         s = (1 + 2) / 2, error 1/2: the least
 
     Args:
         magnitude: ``m``, absolute values, ``(elements,)``. Beyond about 260,000 breakpoints, neighbouring magnitudes

@@ -8,11 +8,9 @@ and for the hardware, which executes the integers::
     calibrate(model, images)                        # or train it
     simulate(model, hardware, images, quantized=integer_weights(model))
 
-An epitome is quantized itself, each element once, so that the weight sampled from it lies on the same grid. A weight
-``e`` becomes ``s * clamp(round(e / s), -q, q)`` with ``q = 2^(bits-1) - 1``. That is sign and magnitude, what a pair
-of crossbars stores (polarity 2); the offset encoding of a single crossbar (polarity 1) stores the same integers and
-leaves its lowest code, ``-q - 1``, unused. One *step* ``s`` serves a *tile* of the layer's matrix: all of it, a
-column, or what lies on one crossbar.
+An epitome is quantized itself, each element once, so that the weight sampled from it lies on the same grid, that of
+`epimlib.quant.grid`. Its integers are sign and magnitude, what a pair of crossbars stores (polarity 2); the offset
+encoding of a single crossbar (polarity 1) stores the same integers and leaves its lowest code, ``-q - 1``, unused.
 
 The paper's quantizer is known to us by its name only ("epitome-aware"); the definitions here are our reconstruction.
 """
@@ -62,13 +60,13 @@ def quantize(
     if not isinstance(config, QuantConfig):
         raise TypeError(f"config must be a QuantConfig, got {config!r}")
     model = copy.deepcopy(model)
-    layers = quantizable(model, filter_fn)
-    for name in bits or {}:
+    layers, bits = quantizable(model, filter_fn), bits or {}
+    for name in bits:
         if name not in layers:
             raise ValueError(f"bits name layer {name!r}, which is not to be quantized; {nearest(name, layers)}")
     for name, module in layers.items():
         try:
-            attach(module, dataclasses.replace(config, bits=(bits or {}).get(name, config.bits)))
+            attach(module, dataclasses.replace(config, bits=bits.get(name, config.bits)))
         except ValueError as error:
             raise ValueError(f"layer {name!r} cannot be quantized: {error}") from error
     return model
