@@ -1,10 +1,12 @@
 """The folder of a training, a run of its own::
 
-network.json                what was built: design, bits, crossbars
-epoch-0007.3f0c….pt         everything that the next epoch needs; the two latest are kept, the name has a checksum
-epoch-0007_0000123.4a….pt   the same within a long epoch, after so many of its steps
-history.csv                 loss and accuracy of every epoch
-weights.pt, record.json     written last, when the run is finished
+    network.json                what was built: design, bits, crossbars
+    epoch-0007.3f0c….pt         everything that the next epoch needs; the two latest are kept, the name has a checksum
+    epoch-0007_0000123.4a….pt   the same within a long epoch, after so many of its steps
+    history.csv                 loss and accuracy of every epoch
+    weights.pt, record.json     written last, when the run is finished
+
+What is not finished lacks the record.
 """
 
 import csv
