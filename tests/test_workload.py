@@ -435,7 +435,7 @@ SMALL = Workload(
     (3, 8, 8),
     (
         Layer("conv", "conv", 3, 8, 3, 1, 1, in_size=(8, 8), out_size=(8, 8)),
-        Layer("add1", "add", 8, 8, in_size=(8, 8), out_size=(8, 8), inputs=("conv", "input")),
+        Layer("add1", "add", 8, 8, in_size=(8, 8), out_size=(8, 8), inputs=("conv", "conv")),
         Layer("fc", "linear", 8, 10, inputs=["add1"]),
     ),
 )
@@ -478,7 +478,7 @@ def test_the_text_of_a_workload_lists_its_layers():
     assert lines[0] == "small for images of 3 x 8 x 8: 3 layers, 13,904 MACs"
     assert [line.split("  ")[0] for line in lines[1:]] == ["conv", "add1", "fc"]
     assert "8 x 3 x 3 x 3" in lines[1]
-    assert lines[2].endswith("8 x 8      conv, input")
+    assert lines[2].endswith("8 x 8      conv, conv")
     assert str(Workload("empty", (3, 8, 8), ())) == "empty for images of 3 x 8 x 8: 0 layers, 0 MACs"
 
 
@@ -570,6 +570,12 @@ def test_two_layers_of_one_name_are_refused():
         ({"name": ""}, ValueError, ["name of a layer", "''"]),
         ({"name": 3}, ValueError, ["name of a layer", "3"]),
         ({"kernel": 3}, ValueError, ["unknown key 'kernel' in a layer; did you mean 'kernel_size'?"]),
+        ({"in_channels": 4}, ValueError, ["'conv' of 'small' must read one map of its 4 channels", "(3, (8, 8))"]),
+        ({"in_size": [9, 9]}, ValueError, ["'conv' of 'small' must read one map", "size (9, 9)", "(3, (8, 8))"]),
+        ({"inputs": ["input", "input"]}, ValueError, ["'conv' of 'small' must read one map"]),
+        ({"out_size": [7, 8]}, ValueError, ["'conv' of 'small' must have an out_size of (8, 8), got (7, 8)"]),
+        ({"stride": 2}, ValueError, ["'conv' of 'small' must have an out_size of (4, 4), got (8, 8)"]),
+        ({"out_channels": 9}, ValueError, ["'add1' of 'small' must read maps of 8 channels, got [9, 9]"]),
     ],
 )
 def test_a_layer_that_cannot_be_is_one_sentence(changes, error, words):

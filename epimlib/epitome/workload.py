@@ -152,13 +152,20 @@ class Workload:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Workload":
-        """Return the workload of ``to_dict``; unknown or missing keys raise ``ValueError``."""
+        """Return the workload of ``to_dict``.
+
+        Raises:
+            ValueError: if a key is unknown or missing, or the channels or sizes of a layer do not follow from those of
+                the layers that it reads.
+        """
         keys("a workload", data, ["name", "input_size", "layers"])
         if not isinstance(data["layers"], list | tuple):
             raise ValueError(f"layers of a workload must be a list, got {type(data['layers']).__name__}")
         fields = [field.name for field in dataclasses.fields(Layer)]
         layers = [Layer(**keys("a layer", layer, fields[:4], fields[4:])) for layer in data["layers"]]
-        return cls(data["name"], data["input_size"], layers)
+        workload = cls(data["name"], data["input_size"], layers)
+        _check_edges(workload)
+        return workload
 
     @classmethod
     def load(cls, name: str) -> "Workload":
@@ -190,6 +197,38 @@ class Workload:
             size = f"{layer.out_size[0]} x {layer.out_size[1]}"
             lines.append(f"{layer.name:<{width}}  {layer.kind:<8}  {shape:<20}  {size:<9}  {', '.join(layer.inputs)}")
         return "\n".join(lines)
+
+
+def _check_edges(workload: Workload) -> None:
+    """Raise if a layer does not fit what it reads.
+
+    A linear layer may read a flattened map or some of the tokens, and tokens may be added to a map: their sizes are
+    not compared.
+    """
+    maps = {"input": (workload.input_size[0], workload.input_size[1:])}
+    for layer in workload.layers:
+        read = [maps[name] for name in layer.inputs]
+        channels = [count for count, _ in read]
+        wrong = None
+        if layer.kind in ("conv", "pool") and read != [(layer.in_channels, layer.in_size)]:
+            wrong = f"must read one map of its {layer.in_channels} channels and size {layer.in_size}, got {read}"
+        elif layer.kind == "conv" and layer.out_size not in _out_sizes(layer):
+            wrong = f"must have an out_size of {' or '.join(map(str, _out_sizes(layer)))}, got {layer.out_size}"
+        elif layer.kind in ("add", "multiply") and set(channels) != {layer.out_channels}:
+            wrong = f"must read maps of {layer.out_channels} channels, got {channels}"
+        elif layer.kind == "concat" and sum(channels) != layer.out_channels:
+            wrong = f"must read maps of {layer.out_channels} channels together, got {channels}"
+        if wrong:
+            raise ValueError(f"layer {layer.name!r} of {workload.name!r} {wrong}")
+        maps[layer.name] = layer.out_channels, layer.out_size
+
+
+def _out_sizes(layer: Layer) -> list[tuple[int, int]]:
+    """Return the output sizes of a convolution: with its padding, and with what keeps the size at stride 1 ("same")."""
+    padded = tuple(
+        (size + 2 * pad - dil * (kernel - 1) - 1) // step + 1 for size, _, kernel, step, pad, dil in layer.axes
+    )
+    return list(dict.fromkeys([padded, tuple(-(-size // step) for size, _, _, step, *_ in layer.axes)]))
 
 
 def check_workload(workload: Any) -> Workload:
