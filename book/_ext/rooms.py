@@ -67,7 +67,8 @@ def svg() -> str:
     told = "; ".join(f"{room} imports {', '.join(sorted(below[room])) or 'none'}" for room in order)
     width, height = WIDTH + SIDE, len(order) * (HEIGHT + GAP) - GAP
     return (
-        f'<svg role="img" viewBox="-2 -2 {width + 4} {height + 4}" style="max-width: {width}px; width: 100%; margin-bottom: 1.5em" '
+        f'<svg role="img" viewBox="-2 -2 {width + 4} {height + 4}" '
+        f'style="max-width: {width}px; width: 100%; margin-bottom: 1.5em" '
         f'fill="currentColor" font-size="15"><title>Rooms of the library: {told}.</title>'
         '<defs><marker id="rooms-arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" '
         'orient="auto"><path d="M0 0 8 4 0 8z" fill="currentColor"/></marker></defs>' + "".join(parts) + "</svg>"
