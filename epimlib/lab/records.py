@@ -86,9 +86,14 @@ class RunRecord:
             raise ValueError(f"{path}: {error}") from error
 
     @classmethod
-    def of(cls, notebook: str, parameters: dict[str, Any], started: datetime, folder: Path = PROJECT) -> "RunRecord":
-        """Return the record of a run that starts now, with nothing found yet; ``folder`` is of what is run."""
-        commit, dirty = _git_state(folder)
+    def of(
+        cls, notebook: str, parameters: dict[str, Any], started: datetime, folder: Path | None = None
+    ) -> "RunRecord":
+        """Return the record of a run that starts now, with nothing found yet.
+
+        ``folder`` is where what is run lies; None is the clone of this library.
+        """
+        commit, dirty = _git_state(folder or PROJECT)
         when = started.isoformat(timespec="seconds")
         return cls(notebook, parameters, _versions(), commit, dirty, _machine(), when, 0.0, {})
 
