@@ -72,6 +72,17 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     return f"known are {', '.join(allowed[:10])}{more}"
 
 
+def same_layers(what: str, given: Iterable[str], layers: Iterable[str], owner: str) -> None:
+    """Raise if ``what``, which says something of every layer by its name, names another layer or lacks one."""
+    given, layers = list(given), list(layers)
+    for name in given:
+        if name not in layers:
+            raise ValueError(f"{what} name layer {name!r}, which {owner} lacks; {nearest(name, layers)}")
+    missing = [name for name in layers if name not in given]
+    if missing:
+        raise ValueError(f"{what} lack layer {missing[0]!r} (and {len(missing) - 1} more)")
+
+
 def one_of(name: str, value: Any, allowed: Iterable[Any]) -> Any:
     """Return ``value``, or raise naming what is allowed."""
     allowed = list(allowed)

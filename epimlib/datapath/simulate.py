@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from epimlib._checks import nearest, positive
+from epimlib._checks import positive, same_layers
 from epimlib.datapath.analog import NonIdealities
 from epimlib.datapath.compile import compile
 from epimlib.datapath.execute import run
@@ -92,8 +92,8 @@ def quantize_max(
 
     with evaluating(model), _replaced(layers, observed):
         model(images)
-    _check_names("bits", bits, layers)
-    _check_names("inputs", ranges, layers)
+    same_layers("bits", bits, layers, "the model")
+    same_layers("inputs", ranges, layers, "the model")
     quantized = {}
     for name, module in layers.items():
         least, most = ranges[name]
@@ -166,7 +166,7 @@ def simulate(
     calibration = batches[0] if calibration is None else calibration
     if quantized is None:
         quantized = quantize_max(model, calibration, bits, activation_bits)
-    _check_names("quantized", quantized, layers)
+    same_layers("quantized", quantized, layers, "the model")
     draw = torch.Generator().manual_seed(seed)
     seeds = {name: _seed(draw) for name in layers}
     programs: dict[str, Program] = {}
@@ -236,15 +236,6 @@ def _padding(name: str, module: nn.Module) -> tuple[int, int]:
 
 def _seed(draw: torch.Generator) -> int:
     return int(torch.randint(1 << 62, (), generator=draw))
-
-
-def _check_names(what: str, given: Mapping[str, Any], layers: Mapping[str, Any]) -> None:
-    for name in given:
-        if name not in layers:
-            raise ValueError(f"{what} name layer {name!r}, which the model lacks; {nearest(name, layers)}")
-    missing = [name for name in layers if name not in given]
-    if missing:
-        raise ValueError(f"{what} lack layer {missing[0]!r} (and {len(missing) - 1} more)")
 
 
 @contextmanager

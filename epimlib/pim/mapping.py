@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from epimlib._checks import nearest, positive
+from epimlib._checks import positive, same_layers
 from epimlib.epitome.design import Design
 from epimlib.epitome.plan import EpitomeSpec
 from epimlib.epitome.workload import Layer, Workload
@@ -181,12 +181,7 @@ def layer_bits(workload: Workload, bits: int | Mapping[str, int]) -> dict[str, i
     names = [layer.name for layer in workload.weighted]
     if not isinstance(bits, Mapping):
         return dict.fromkeys(names, positive("bits", bits))
-    for name in bits:
-        if name not in names:
-            raise ValueError(f"bits name layer {name!r}, which {workload.name!r} lacks; {nearest(name, names)}")
-    missing = [name for name in names if name not in bits]
-    if missing:
-        raise ValueError(f"bits lack layer {missing[0]!r} (and {len(missing) - 1} more)")
+    same_layers("bits", bits, names, repr(workload.name))
     return {name: positive(f"bits of {name!r}", bits[name]) for name in names}
 
 

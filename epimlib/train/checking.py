@@ -33,8 +33,8 @@ def check_runs(runs: Sequence[Run], output: str | Path, device: str = "auto") ->
         device: as for `train`.
 
     Returns:
-        One mapping for each run and all its seeds, with name, number of seeds, epochs, parameters, crossbars, factor,
-        and an estimate of the seconds that they take. Weights are new here, so what depends on trained ones
+        One tuple for each run and all its seeds, of name, number of seeds, epochs, parameters, crossbars, factor, and
+        an estimate of the seconds that they take. Weights are new here, so what depends on trained ones
         (``mixed``, ranks and channels) is an estimate too.
 
     Raises:
