@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from epimlib import Design, EpitomeSpec
-from epimlib.epitome.coefficients import fit_coefficients, nearest_coefficients, straight_through
+from epimlib.epitome.coefficients import COEFFICIENT_STEPS, fit_coefficients, nearest_coefficients
 from epimlib.epitome.layers import EpitomeConv2d, EpitomeLinear, epitomize
 from epimlib.epitome.plan import COEFFICIENT_BITS, COEFFICIENTS
 from epimlib.quant.grid import QuantConfig
 from epimlib.quant.quantize import calibrate, quantize
+from epimlib.search.problem import fit_error
 
 KINDS = [kind for kind in COEFFICIENTS if kind != "none"]
 LEVELS = {"sign": (-1, 1), "power": (-2, -1, -0.5, -0.25, 0.25, 0.5, 1, 2)}
@@ -60,6 +61,11 @@ def definition(latent: torch.Tensor, spec: EpitomeSpec) -> torch.Tensor:
     nearest = [min(magnitudes, key=lambda m: (abs(m - abs(v)), -m)) for v in latent.tolist()]
     values = [s * m for s, m in zip(signs, nearest, strict=True)]
     return torch.tensor(values, dtype=latent.dtype).reshape(-1, spec.grid[1])
+
+
+def fitted(weight: torch.Tensor, spec: EpitomeSpec, sweeps: int = 20) -> tuple[torch.Tensor, torch.Tensor]:
+    epitome, coefficients = fit_coefficients(weight.numpy(), spec.plan(), sweeps)
+    return torch.from_numpy(epitome), torch.from_numpy(coefficients)
 
 
 def with_latents(layer: nn.Module) -> nn.Module:
@@ -138,12 +144,13 @@ def test_without_coefficients_plain_data_is_as_before():
 @pytest.mark.parametrize("kind", LEVELS)
 def test_the_nearest_level_is_found_and_takes_its_bits(kind):
     latent = torch.linspace(-3, 3, 961, dtype=torch.float64)
-    found = nearest_coefficients(latent, kind)
+    found = nearest_coefficients(latent, kind).double()
     levels = torch.tensor(LEVELS[kind], dtype=torch.float64)
     assert set(found.tolist()) == set(levels.tolist())
     assert len(levels) == 2 ** COEFFICIENT_BITS[kind]
     torch.testing.assert_close((found - latent).abs(), (levels[:, None] - latent).abs().amin(0))
-    assert torch.equal(straight_through(latent, kind), found)
+    assert np.array_equal(nearest_coefficients(latent.numpy(), kind), found.numpy())
+    assert torch.equal(levels / COEFFICIENT_STEPS[kind], (levels / COEFFICIENT_STEPS[kind]).round())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -154,7 +161,7 @@ def test_a_fit_is_never_worse_than_without_coefficients_nor_than_an_earlier_one(
     weight = torch.randn(spec.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     errors = []
     for sweeps in range(4):
-        epitome, coefficients = fit_coefficients(weight, spec.plan(), sweeps)
+        epitome, coefficients = fitted(weight, spec, sweeps)
         errors.append((sampled(epitome, coefficients, spec) - weight).square().sum().item())
         if kind in LEVELS:
             assert set(coefficients.reshape(-1).tolist()) <= set(LEVELS[kind])
@@ -169,7 +176,7 @@ def test_signs_of_a_weight_that_has_them_are_found():
     """Two copies of one patch, some of whose blocks are negated: all signs against the fit, by brute force."""
     spec = EpitomeSpec(2, 4, (1, 1), (1, 2, 1, 1), wrap="full", coefficients="sign")
     weight = torch.tensor([[3.0, 2, -3, -1], [3, 1, 4, 2]]).view(2, 4, 1, 1)
-    epitome, signs = fit_coefficients(weight, spec.plan())
+    epitome, signs = fitted(weight.double(), spec)
     found = (sampled(epitome, signs, spec) - weight).square().sum().item()
     best = []
     for trial in itertools.product((-1.0, 1.0), repeat=4):
@@ -183,7 +190,7 @@ def test_free_coefficients_of_one_patch_are_the_first_singular_vector():
     """Copies of a patch that differ by a factor are a matrix of rank one, row by row of the patch."""
     spec = EpitomeSpec(6, 3, (3, 3), (1, 3, 3, 3), wrap="full", coefficients="free")
     weight = torch.randn(spec.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    epitome, coefficients = fit_coefficients(weight, spec.plan(), 500)
+    epitome, coefficients = fitted(weight, spec, 500)
     values = torch.linalg.svdvals(weight.flatten(1))
     error = (sampled(epitome, coefficients, spec) - weight).square().sum()
     torch.testing.assert_close(error, values[1:].square().sum())
@@ -203,9 +210,13 @@ def test_epitomize_starts_from_the_fit_and_new_layers_with_random_signs(kind):
     for name in design:
         weight = model.get_submodule(name).weight.detach()
         weight = weight if weight.ndim == 4 else weight[:, :, None, None]
-        epitome, coefficients = fit_coefficients(weight, design[name].plan())
-        torch.testing.assert_close(small.get_submodule(name).epitome.detach(), epitome)
-        torch.testing.assert_close(small.get_submodule(name).round_coefficients().detach(), coefficients)
+        epitome, coefficients = fitted(weight, design[name])
+        layer = small.get_submodule(name)
+        torch.testing.assert_close(layer.epitome.detach(), epitome.float())
+        torch.testing.assert_close(layer.round_coefficients().detach(), coefficients.float())
+        error = fit_error(weight.numpy(), design[name])
+        dense = layer.weight.detach().reshape(weight.shape)
+        assert error == pytest.approx(((dense - weight).norm() / weight.norm()).item(), rel=1e-4)
     new, _ = epitomize(model, design, init="random")
     signs = new[0].round_coefficients().detach()
     assert signs.shape == (64, design["0"].grid[1])

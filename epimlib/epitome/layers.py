@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from epimlib._checks import nearest, one_of
-from epimlib.epitome.coefficients import draw_coefficients, fit_coefficients, straight_through
+from epimlib.epitome.coefficients import fit_coefficients, nearest_coefficients
 from epimlib.epitome.design import Design
 from epimlib.epitome.plan import EpitomeSpec, Plan, check_fit
 
@@ -65,7 +65,11 @@ class _EpitomeLayer(nn.Module):
         bound = 1 / math.sqrt(math.prod(self.spec.shape[1:]))
         nn.init.uniform_(self.epitome, -bound, bound)
         if self.spec.weighed:
-            draw_coefficients(self.coefficients, self.spec.coefficients, bound)
+            # Random signs. A sign has no size: its latent is drawn as the epitome's elements are, so that both change
+            # sign after about as many steps.
+            nn.init.uniform_(self.coefficients, -bound, bound)
+            if self.spec.coefficients != "sign":
+                self.coefficients.copy_(nearest_coefficients(self.coefficients, "sign"))
         if self.bias is not None:
             nn.init.uniform_(self.bias, -bound, bound)
 
@@ -82,7 +86,7 @@ class _EpitomeLayer(nn.Module):
         wide = torch.promote_types(self.epitome.dtype, torch.float32)  # half would not hold sums
         weight = weight.to(self.epitome.device, wide)
         if self.spec.weighed:
-            epitome, coefficients = fit_coefficients(weight, plan)
+            epitome, coefficients = map(torch.from_numpy, fit_coefficients(weight.cpu().numpy(), plan))
             self.epitome.copy_(epitome)
             self.coefficients.copy_(coefficients.reshape(-1))
             return
@@ -96,7 +100,11 @@ class _EpitomeLayer(nn.Module):
         """Return the coefficients that the layer computes with, ``(C_out, n_in)``; ones, if it has none."""
         if not self.spec.weighed:
             return self.epitome.new_ones(self.spec.out_channels, self.spec.grid[1])
-        return straight_through(self.coefficients, self.spec.coefficients).reshape(-1, self.spec.grid[1])
+        latent, kind = self.coefficients, self.spec.coefficients
+        if kind != "free":  # the gradient passes straight through
+            nearest = nearest_coefficients(latent.detach(), kind).to(latent.dtype)
+            latent = nearest + (latent - latent.detach())
+        return latent.reshape(-1, self.spec.grid[1])
 
     def _logical(self) -> Tensor:
         """Return the logical weight ``(C_out, C_in, k_h, k_w)``."""
@@ -212,8 +220,8 @@ class EpitomeConv2d(_EpitomeLayer):
 
     Attributes:
         epitome: the parameter, ``(E_out, E_in, E_h, E_w)``.
-        coefficients: with coefficients only, the numbers behind them, ``(C_out * n_in,)``, channel by channel; what is
-            computed with is ``round_coefficients()``.
+        coefficients: with coefficients only, a float number (latent) behind each, ``(C_out * n_in,)``, channel by
+            channel; ``round_coefficients()`` are the nearest that their kind allows.
         weight: the logical weight ``(C_out, C_in, k_h, k_w)``, computed when read; gradients flow through it.
         bias: ``(C_out,)`` or None.
 
@@ -286,8 +294,8 @@ class EpitomeLinear(_EpitomeLayer):
 
     Attributes:
         epitome: the parameter, ``(E_out, E_in, E_h, E_w)``.
-        coefficients: with coefficients only, the numbers behind them, ``(C_out * n_in,)``, channel by channel; what is
-            computed with is ``round_coefficients()``.
+        coefficients: with coefficients only, a float number (latent) behind each, ``(C_out * n_in,)``, channel by
+            channel; ``round_coefficients()`` are the nearest that their kind allows.
         weight: the logical weight ``(out_features, in_features)``, computed when read.
         bias: ``(out_features,)`` or None.
 
