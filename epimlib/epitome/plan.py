@@ -37,6 +37,10 @@ COEFFICIENTS = {
 }
 COEFFICIENT_BITS = {"none": 0, "sign": 1, "power": 3, "free": 8}
 """Bits that a coefficient of each kind takes in the index tables, sign included."""
+COEFFICIENT_SHIFTS = {"none": 0, "sign": 0, "power": 1, "free": 7}
+"""Shifts that weighing one partial sum takes: one for each bit that multiplies it."""
+COEFFICIENT_MOST = {"none": 1, "sign": 1, "power": 8, "free": 127}
+"""Largest magnitude of a coefficient as an integer."""
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,16 @@ weight and an activation. ``D`` and ``A`` are the DACs and ADCs of a crossbar (p
 Sample-and-holds let a row group be read while the one before it is converted, so the slower of the two counts (1).
 ``n_reads`` are reads that follow one another, ``n_steps`` these times the columns that share an ADC; ``m`` counts the
 stages of a multiplexer. A round passes ``d`` clocked stages: shift-and-add, the adder tree of ``ceil(log2 M_r)``
-levels, the offset (``pi = 1``), the joint module and the index tables where it uses them; then the columns that share
-an ADC leave one by one (2). Every row block has an input buffer, every column block an output buffer and a link, which
-all work at the same time; a bit takes ``t_bit = t_access / port + 1 / tile bandwidth`` (3 to 5). A grouped convolution
-has ``a`` arrays of ``M_r`` row blocks, which serve one group or several each; ``a = 1`` for all other layers. Input
-buffers are taken to be read evenly, and a word to be stored in one of them: for epitomes of the channel family that is
-a little less than they need. ``O`` are the output words of the layer, copies included: written once and read once to
-be sent. Partial sums of rounds have ``b_s = b + b_x + ceil(log2 n)`` bits, ``n = C_in k_h k_w / G`` being the products
-that an output is the sum of.
+levels, the offset (``pi = 1``), the joint module, its coefficients and the index tables where it uses them; then the
+columns that share an ADC leave one by one (2). Where ``s > 1`` output blocks share the sums of a round (coefficients),
+the ``n_output_reads`` that are stored pass the joint module after the last round, likewise. Every row block has an
+input buffer, every column block an output buffer and a link, which all work at the same time; a bit takes ``t_bit =
+t_access / port + 1 / tile bandwidth`` (3 to 5). A grouped convolution has ``a`` arrays of ``M_r`` row blocks, which
+serve one group or several each; ``a = 1`` for all other layers. Input buffers are taken to be read evenly, and a word
+to be stored in one of them: for epitomes of the channel family that is a little less than they need. ``O`` are the
+output words of the layer, copies included: written once and read once to be sent. Partial sums of rounds have ``b_s = b
++ b_x + ceil(log2 n)`` bits, ``n = C_in k_h k_w / G`` being the products that an output is the sum of. Where they are
+weighed before they are stored (``s = 1``), a power of two takes three bits more and a free coefficient seven.
 
 **Energy**, by component::
 
@@ -37,7 +39,7 @@ that an output is the sum of.
         ADC            n_adc_conversions P_ADC q / f_ADC
         digital        T (n_shift_adds P_shift_add + (n_tree_adds + n_offset_adds) P_adder
                        + n_dac_conversions (P_register + P_demux) + n_adc_conversions (P_register + P_mux))
-        joint module   T n_joins P_joint
+        joint module   T (n_joins P_joint + n_negations P_adder + n_shifts P_shift_add)
         input buffer   b_x (n_input_reads E_read + n_input_writes E_write) / port
         output buffer  the bits of (4), read and written, likewise
         index tables   n_table_bits E_table
@@ -50,9 +52,10 @@ that an output is the sum of.
         DAC, ADC       N / pi * (D A_DAC, A A_ADC)
         digital        N / pi * (A (A_shift_add + A_register + A_mux) + D (A_register + A_demux))
                        + (M_r - 1) M_c A A_adder
-        joint module   M_c A A_joint
+        joint module   M_c A s (A_joint + A_adder + shifts of a coefficient * A_shift_add), the last two if there are
+                       coefficients
         buffers        M_r a macros that hold d (k_h - 1) + 1 rows of the input together, M_c that hold two output
-                       positions
+                       positions, and where s > 1 the sums of an output block's rounds but the last
         index tables   bits of the tables * A_bit
         pooling        tiles * A_pooling, where a tile holds groups * elements crossbars (pairs) of one layer
         network        tiles * A_router
@@ -69,7 +72,7 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from epimlib.epitome.plan import EpitomeSpec
+from epimlib.epitome.plan import COEFFICIENT_MOST, COEFFICIENT_SHIFTS, EpitomeSpec
 from epimlib.epitome.workload import Layer
 from epimlib.pim.events import Events, count_events, geometry, input_cycles
 from epimlib.pim.hardware import Hardware
@@ -135,7 +138,11 @@ class CostModel:
                 "dac_conversions": self.T * (h.register.power + digital.transistors(demux) * digital.transistor_power),
                 "adc_conversions": self.T * (h.register.power + digital.transistors(mux) * digital.transistor_power),
             },
-            "joint module": {"joins": self.T * h.joint.power},
+            "joint module": {
+                "joins": self.T * h.joint.power,
+                "negations": self.T * h.adder.power,
+                "shifts": self.T * h.shift_add.power,
+            },
             "index tables": {"table_bits": h.table.read_energy},
         }
         self.area = {
@@ -147,7 +154,7 @@ class CostModel:
                 "DACs": h.register.area + digital.transistors(demux) * digital.transistor_area,
                 "adders": h.adder.area,
             },
-            "joint module": {"joints": h.joint.area},
+            "joint module": {"joints": h.joint.area, "negators": h.adder.area, "shifters": h.shift_add.area},
             "index tables": {"table bits": h.table.area},
             "pooling": {"tiles": h.pooling.area},
             "network": {"tiles": h.chip.router_area},
@@ -175,32 +182,38 @@ class CostModel:
         n = count_events(layer, g, h, b, self.b_x)
         table_bits = n.table_bits // layer.positions
         M_r, M_c = mapped.packing.row_blocks, mapped.packing.arrays * mapped.packing.col_blocks
-        pairs = mapped.crossbars // mapped.polarity
+        pairs, kind = mapped.crossbars // mapped.polarity, spec.coefficients if spec else "none"
+        lanes = M_c * self.A
         number = {
             "crossbars": mapped.crossbars,
             "DACs": pairs * self.D,
             "ADCs": pairs * self.A,
-            "adders": (M_r - 1) * M_c * self.A,
-            "joints": M_c * self.A,
+            "adders": (M_r - 1) * lanes,
+            "joints": lanes * g.shares,
+            "negators": lanes * g.shares * (kind != "none"),
+            "shifters": lanes * g.shares * COEFFICIENT_SHIFTS[kind],
             "table bits": table_bits,
             "tiles": math.ceil(pairs / (h.tile.groups * h.tile.elements)),
         }
+        passes = g.columns + (g.shares > 1) * g.resumed
         n_reads = layer.positions * input_cycles(self.b_x, h.dac.bits) * g.turns
         time = {
             "analog": max(n_reads * self.t_read, n.steps * self.t_convert),
-            "digital": self.T * (n.rounds * self._stages(n, M_r) + (n.output_writes - n.copies) / (self.A * M_c)),
+            "digital": self.T * (n.rounds * self._stages(n, M_r) + layer.positions * passes / lanes),
         }
         counts = n.to_dict() | {"tiles": number["tiles"]}
-        own = _Parts(time, _add_up(self.energy, counts), _add_up(self.area, number), table_bits * h.table.leakage)
-        traffic = self._weighted_traffic(layer, n, b, mapped)
+        own = _Parts(time, _add_up(self.energy, vars(n)), _add_up(self.area, number), table_bits * h.table.leakage)
+        growth = (COEFFICIENT_MOST[kind] - 1).bit_length() if g.shares == 1 else 0
+        stored = spec.block[0] * (spec.grid[1] - 1) if g.shares > 1 else 0
+        traffic = self._weighted_traffic(layer, n, b + growth, mapped, stored)
         return _cost(layer, own, traffic, counts, mapped.crossbars, mapped.utilization)
 
     def _stages(self, n: Events, M_r: int) -> int:
         """Return the clocked stages ``d`` of a round."""
         offset = self.hardware.crossbar.polarity == 1
-        return 1 + math.ceil(math.log2(M_r)) + offset + (n.joins > 0) + (n.table_bits > 0)
+        return 1 + math.ceil(math.log2(M_r)) + offset + (n.joins > 0) + (n.negations > 0) + (n.table_bits > 0)
 
-    def _weighted_traffic(self, layer: Layer, n: Events, b: int, mapped: LayerMapping) -> _Parts:
+    def _weighted_traffic(self, layer: Layer, n: Events, b: int, mapped: LayerMapping, stored: int) -> _Parts:
         b_x, (_, _, a, M_r, col_blocks) = self.b_x, mapped.packing
         O = layer.positions * layer.out_channels  # noqa: E741 - the symbol of the equations
         b_s = b + b_x + math.ceil(math.log2(math.prod(layer.weight_shape[1:])))
@@ -208,7 +221,7 @@ class CostModel:
             reads=(n.input_reads * b_x, O * b_x + n.output_reads * b_s),
             writes=(n.input_writes * b_x, O * b_x + (n.output_writes - O) * b_s),
             buffers=(M_r * a, a * col_blocks),
-            capacity=(_input_words(layer) * b_x, 2 * layer.out_channels * b_s),
+            capacity=(_input_words(layer) * b_x, (2 * layer.out_channels + stored) * b_s),
             sent=O * b_x,
         )
 

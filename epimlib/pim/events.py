@@ -17,6 +17,10 @@ What is assumed of the hardware (our reconstruction, after ISAAC and MNSIM):
   DACs of their own.
 - With polarity 1 the weights are stored with an offset. The inputs of a round are added up digitally as they
   are fetched, and this sum times the offset is subtracted from every column sum.
+- With round coefficients the joint module weighs a column sum before it adds it. A sign negates or not; a power of
+  two is a shift besides; a free coefficient is a shifted addition for each of its seven magnitude bits, all at once.
+  Where several output blocks share the sums of their rounds, these are stored as they are. In the last round they are
+  read once, and as many adders as there are blocks, side by side, weigh them and the last sums each for its own block.
 - Groups of a grouped convolution that share a crossbar are read together; each column is converted only in
   the row groups that hold its own rows.
 """
@@ -29,7 +33,7 @@ from typing import NamedTuple
 import numpy as np
 
 from epimlib._checks import positive
-from epimlib.epitome.plan import EpitomeSpec, check_fit
+from epimlib.epitome.plan import COEFFICIENT_SHIFTS, EpitomeSpec, check_fit
 from epimlib.epitome.workload import Layer
 from epimlib.pim.hardware import Crossbar, Hardware
 from epimlib.pim.mapping import bit_slices, pack, rows_in_use
@@ -67,15 +71,21 @@ class Events:
     offset_adds: int = 0
     """Additions for the offset of polarity 1: one per driven word line of a round, and one per column sum."""
     joins: int = 0
-    """Additions of a round's column sum to a partial sum, by the joint module."""
+    """Additions of a round's column sum to a partial sum, by the joint module; with coefficients for every output block
+    that shares it."""
     copies: int = 0
     """Output words that are copies of others (feature-map reuse)."""
     output_reads: int = 0
-    """Words (partial sums) read from the output buffer: one per join."""
+    """Words (partial sums) read from the output buffer: one per join, or, with coefficients, for all that share it."""
     output_writes: int = 0
-    """Words written to the output buffer: the column sums of every round, joined or not, and the copies."""
+    """Words written to the output buffer: the column sums of every round, joined or not, and the copies, or what takes
+    their place with coefficients."""
     table_bits: int = 0
     """Bits read from the index tables: every entry, once per output position."""
+    negations: int = 0
+    """Column sums that the joint module weighs by a coefficient's sign, for every output block that shares them."""
+    shifts: int = 0
+    """Shifts of a column sum by a coefficient: one for a power of two, seven for a free coefficient."""
 
     def __add__(self, other: "Events") -> "Events":
         if not isinstance(other, Events):
@@ -91,8 +101,8 @@ class Events:
     __rmul__ = __mul__
 
     def to_dict(self) -> dict[str, int]:
-        """Return the counts by name."""
-        return dict(vars(self))
+        """Return the counts by name; those of round coefficients only where there are some."""
+        return {name: count for name, count in vars(self).items() if count or name not in ("negations", "shifts")}
 
     def __str__(self) -> str:
         counts = self.to_dict()
@@ -129,8 +139,15 @@ class Geometry(NamedTuple):
     tree_adds: int
     """(Row blocks - 1) x columns."""
     joins: int
-    """Columns of the rounds that extend a partial sum."""
+    """Columns of the rounds that extend a partial sum, for every output block that shares them."""
+    resumed: int
+    """The same columns, each once."""
     copies: int
+    """Words of output blocks that take the sums of another's rounds."""
+    shares: int
+    """Output blocks that share the sums of a round, at most: one without coefficients."""
+    negations: int
+    shifts: int
     table_bits: int
 
 
@@ -184,10 +201,12 @@ def count_events(
         tree_adds=positions * g.tree_adds,
         offset_adds=positions * (g.rows + g.columns) if crossbar.polarity == 1 else 0,
         joins=positions * g.joins,
-        copies=positions * g.copies,
-        output_reads=positions * g.joins,
+        copies=0 if g.negations else positions * g.copies,
+        output_reads=positions * g.resumed,
         output_writes=positions * (g.columns + g.copies),
         table_bits=positions * g.table_bits,
+        negations=positions * g.negations,
+        shifts=positions * g.shifts,
     )
 
 
@@ -228,7 +247,9 @@ def _dense(shape: tuple[int, int, int, int], groups: int, crossbar: Crossbar, da
     out, inp, *kernel = shape
     rows, cols = inp * math.prod(kernel), out // groups
     one = _sampled(EpitomeSpec.dense(cols, inp, kernel), False, crossbar, dacs, adcs)
-    side_by_side = Geometry(*(groups * count for count in one))._replace(rounds=1, turns=one.turns, steps=one.steps)
+    side_by_side = Geometry(*(groups * count for count in one))._replace(
+        rounds=1, turns=one.turns, steps=one.steps, shares=1
+    )
     together = pack(groups, rows, cols, math.prod(kernel), crossbar).together
     if together == 1:
         return side_by_side
@@ -257,6 +278,7 @@ def _sampled(spec: EpitomeSpec, reuse: bool, crossbar: Crossbar, dacs: int, adcs
     driven = _row_groups(tables, rows_in_use(math.prod(spec.epitome[2:]), crossbar), dacs)
     turns, row_groups, row_blocks = driven.max(axis=1), driven.sum(axis=1), (driven > 0).sum(axis=1)
     col_blocks, widest = _column_blocks(column, columns, crossbar.cols)
+    received = tables.received
     return Geometry(
         rounds=tables.rounds,
         turns=int(turns.sum()),
@@ -269,8 +291,12 @@ def _sampled(spec: EpitomeSpec, reuse: bool, crossbar: Crossbar, dacs: int, adcs
         conversions=int((row_groups * columns).sum()),
         columns=int(columns.sum()),
         tree_adds=int(((row_blocks - 1) * columns).sum()),
-        joins=int((columns * extends).sum()),
+        joins=int((received * extends).sum()),
+        resumed=int((columns * extends).sum()),
         copies=int(tables.copies[:, 2].sum()),
+        shares=tables.shares,
+        negations=int(received.sum()) if spec.weighed else 0,
+        shifts=COEFFICIENT_SHIFTS[spec.coefficients] * int(received.sum()),
         table_bits=tables.bits,
     )
 
