@@ -1,6 +1,6 @@
 """Cost of a network: counted events times what each costs.
 
-The equations of one layer. `epimlib.pim.evaluate` puts the layers of a network together, `epimlib.pim.candidates` adds
+The equations of one layer. `epimlib.pim.evaluate` puts the layers of a network together, `epimlib.search.table` adds
 up very many designs. These are our own rules; those of the simulator MNSIM are in `epimlib.pim.mnsim`.
 
 For one layer and one image, ``n_x`` is the count of event ``x`` in `epimlib.pim.events.Events`; the symbols are those
