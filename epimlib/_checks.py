@@ -11,7 +11,7 @@ import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +72,17 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     return f"known are {', '.join(allowed[:10])}{more}"
 
 
+def known_layers(what: str, given: Iterable[str], layers: Collection[str], owner: str) -> None:
+    """Raise if a name that is given is not among the layers of ``owner``; ``what`` is subject and verb."""
+    for name in given:
+        if name not in layers:
+            raise ValueError(f"{what} layer {name!r}, which {owner} lacks; {nearest(name, layers)}")
+
+
 def same_layers(what: str, given: Iterable[str], layers: Iterable[str], owner: str) -> None:
     """Raise if ``what``, which says something of every layer by its name, names another layer or lacks one."""
     given, layers = list(given), list(layers)
-    for name in given:
-        if name not in layers:
-            raise ValueError(f"{what} name layer {name!r}, which {owner} lacks; {nearest(name, layers)}")
+    known_layers(f"{what} name", given, layers, owner)
     missing = [name for name in layers if name not in given]
     if missing:
         raise ValueError(f"{what} lack layer {missing[0]!r} (and {len(missing) - 1} more)")

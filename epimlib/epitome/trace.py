@@ -2,20 +2,18 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from epimlib._checks import integers
 from epimlib.epitome.workload import Layer, Workload
 
-if TYPE_CHECKING:
-    import torch
 
-
-def trace(
-    model: "torch.nn.Module", input_size: tuple[int, int, int] | None = None, name: str | None = None
-) -> Workload:
+def trace(model: torch.nn.Module, input_size: tuple[int, int, int] | None = None, name: str | None = None) -> Workload:
     """Return the workload of a torch model, without running it.
 
     Args:
@@ -30,8 +28,6 @@ def trace(
             exported at this size, joins feature maps in a way unknown here, or has a layer with a weight of a kind that
             `KINDS` lacks (a transposed or 1D convolution, a recurrent layer).
     """
-    import torch
-
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
     for path, module in model.named_modules():
@@ -48,22 +44,32 @@ def trace(
             )
         input_size = declared["input_size"]
     input_size = integers("input_size", input_size, 3)
-    training = {module: module.training for module in model.modules()}
-    reference = next(model.parameters(), torch.empty(0))
+    image = next(model.parameters(), torch.empty(0)).new_zeros(1, *input_size)
     try:
-        program = torch.export.export(model.eval(), (reference.new_zeros(1, *input_size),))
+        with evaluating(model):
+            program = torch.export.export(model, (image,))
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"model {name!r} cannot be traced at input_size={input_size}: {reason}") from error
-    finally:
-        for module, mode in training.items():
-            module.training = mode
     signature = program.graph_signature
     parameters = {**signature.inputs_to_buffers, **signature.inputs_to_parameters}
     tracer = _Tracer({node: parameters[node.name] for node in program.graph.nodes if node.name in parameters})
     for node in program.graph.nodes:
         tracer.visit(node, node.name in signature.user_inputs)
     return Workload(name, input_size, tuple(tracer.layers.values()))
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Switch a model to eval mode without gradients, and every part of it back to the mode it had."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 class _Tracer:

@@ -5,6 +5,7 @@ treats as a step of their own appear; normalisation and activation functions bel
 """
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -145,10 +146,7 @@ class Workload:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that ``from_dict`` reads."""
-        layers = [dataclasses.asdict(layer) for layer in self.layers]
-        for layer in layers:
-            layer.update({key: list(value) for key, value in layer.items() if isinstance(value, tuple)})
-        return {"name": self.name, "input_size": list(self.input_size), "layers": layers}
+        return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Workload":

@@ -71,10 +71,13 @@ from typing import NamedTuple
 
 from epimlib.epitome.plan import EpitomeSpec
 from epimlib.epitome.workload import Layer
-from epimlib.pim.events import Events, count_events, geometry, input_cycles
+from epimlib.pim.events import count_events, input_cycles, position_events
 from epimlib.pim.hardware import Hardware
-from epimlib.pim.mapping import LayerMapping, bit_slices, map_layer
+from epimlib.pim.mapping import bit_slices, map_layer
 from epimlib.pim.report import LayerCost
+
+_Pair = tuple[int, int]
+"""Of input buffers and of output buffers."""
 
 
 class _Parts(NamedTuple):
@@ -169,12 +172,13 @@ class CostModel:
         return self.known[key]
 
     def _weighted(self, layer: Layer, spec: EpitomeSpec | None, b: int) -> LayerCost:
-        h = self.hardware
+        h, b_x = self.hardware, self.b_x
         mapped = map_layer(layer, spec, h.crossbar, bit_slices(b, h.crossbar))
-        g = geometry(layer, spec, h)
-        n = count_events(layer, g, h, b, self.b_x)
+        one, turns = position_events(layer, spec, h)
+        n = count_events(layer, one, h, b, b_x)
         table_bits = n.table_bits // layer.positions
-        M_r, M_c = mapped.packing.row_blocks, mapped.packing.arrays * mapped.packing.col_blocks
+        _, _, a, M_r, col_blocks = mapped.packing
+        M_c = a * col_blocks
         pairs = mapped.crossbars // mapped.polarity
         number = {
             "crossbars": mapped.crossbars,
@@ -185,32 +189,24 @@ class CostModel:
             "table bits": table_bits,
             "tiles": math.ceil(pairs / (h.tile.groups * h.tile.elements)),
         }
-        n_reads = layer.positions * input_cycles(self.b_x, h.dac.bits) * g.turns
+        n_reads = layer.positions * input_cycles(b_x, h.dac.bits) * turns
+        d = 1 + math.ceil(math.log2(M_r)) + (mapped.polarity == 1) + (n.joins > 0) + (n.table_bits > 0)
         time = {
             "analog": max(n_reads * self.t_read, n.steps * self.t_convert),
-            "digital": self.T * (n.rounds * self._stages(n, M_r) + (n.output_writes - n.copies) / (self.A * M_c)),
+            "digital": self.T * (n.rounds * d + (n.output_writes - n.copies) / (self.A * M_c)),
         }
         counts = n.to_dict() | {"tiles": number["tiles"]}
         own = _Parts(time, _add_up(self.energy, counts), _add_up(self.area, number), table_bits * h.table.leakage)
-        traffic = self._weighted_traffic(layer, n, b, mapped)
-        return _cost(layer, own, traffic, counts, mapped.crossbars, mapped.utilization)
-
-    def _stages(self, n: Events, M_r: int) -> int:
-        """Return the clocked stages ``d`` of a round."""
-        offset = self.hardware.crossbar.polarity == 1
-        return 1 + math.ceil(math.log2(M_r)) + offset + (n.joins > 0) + (n.table_bits > 0)
-
-    def _weighted_traffic(self, layer: Layer, n: Events, b: int, mapped: LayerMapping) -> _Parts:
-        b_x, (_, _, a, M_r, col_blocks) = self.b_x, mapped.packing
         O = layer.positions * layer.out_channels  # noqa: E741 - the symbol of the equations
         b_s = b + b_x + math.ceil(math.log2(math.prod(layer.weight_shape[1:])))
-        return self._traffic(
+        traffic = self._traffic(
             reads=(n.input_reads * b_x, O * b_x + n.output_reads * b_s),
             writes=(n.input_writes * b_x, O * b_x + (n.output_writes - O) * b_s),
-            buffers=(M_r * a, a * col_blocks),
+            buffers=(M_r * a, M_c),
             capacity=(_input_words(layer) * b_x, 2 * layer.out_channels * b_s),
             sent=O * b_x,
         )
+        return _cost(layer, own, traffic, counts, mapped.crossbars, mapped.utilization)
 
     def _pool(self, layer: Layer) -> LayerCost:
         h, b_x, pooling = self.hardware, self.b_x, self.hardware.pooling
@@ -256,15 +252,8 @@ class CostModel:
         counts = {"additions": words * rounds, "input_reads": fetched, "input_writes": fetched, "output_writes": words}
         return _cost(layer, own, traffic, counts)
 
-    def _traffic(
-        self,
-        reads: tuple[int, int],
-        writes: tuple[int, int],
-        buffers: tuple[int, int],
-        capacity: tuple[int, int],
-        sent: int,
-    ) -> _Parts:
-        """Return the cost of buffers and network; pairs are of input and output buffers, in bits."""
+    def _traffic(self, reads: _Pair, writes: _Pair, buffers: _Pair, capacity: _Pair, sent: int) -> _Parts:
+        """Return the cost of buffers and network; all but ``buffers``, their numbers, are bits."""
         h, buffer = self.hardware, self.hardware.buffer
         time, energy, area, leakage = {}, {}, {}, 0.0
         for name, read, write, number, size in zip(("input", "output"), reads, writes, buffers, capacity, strict=True):

@@ -48,12 +48,7 @@ def evaluate(
     slices = bit_slices(positive("baseline_bits", baseline_bits), check_hardware(hardware).crossbar)
     positive("activation_bits", activation_bits)
     if hardware.rules == "mnsim":
-        if design:
-            raise ValueError(
-                f"rules 'mnsim' evaluate dense networks only, got a design with {len(design)} epitomes; "
-                "choose rules 'events'"
-            )
-        layers = mnsim.layer_costs(workload, hardware, weights, activation_bits, pipelined)
+        layers = mnsim.layer_costs(workload, hardware, design, weights, activation_bits, pipelined)
         baseline = mnsim.crossbars(workload, hardware, baseline_bits)
     else:
         model = CostModel(hardware, activation_bits)

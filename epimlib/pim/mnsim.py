@@ -27,6 +27,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from epimlib.epitome.design import Design
 from epimlib.epitome.workload import Layer, Workload
 from epimlib.pim.hardware import Hardware
 from epimlib.pim.mapping import bit_slices
@@ -38,21 +39,32 @@ SUM_TIME = 10e-9  # of a residual sum, a constant of the simulator [s]
 
 
 def layer_costs(
-    workload: Workload, hardware: Hardware, bits: Mapping[str, int], activation_bits: int, pipelined: bool
+    workload: Workload,
+    hardware: Hardware,
+    design: Design,
+    bits: Mapping[str, int],
+    activation_bits: int,
+    pipelined: bool,
 ) -> list[LayerCost]:
     """Return what every layer of a dense network costs by the rules of MNSIM 2.0.
 
     Args:
         workload: convolutions, linear layers on one vector, pooling and residual sums.
         hardware: with the constants of the simulator.
+        design: without any epitome.
         bits: of the weights of every weighted layer, sign included.
         activation_bits: of inputs and outputs.
         pipelined: whether a layer starts when its first window is there, or when the first of the layers that it
             reads is finished.
 
     Raises:
-        ValueError: if the simulator has no rule for a layer, or the grid has too few tiles.
+        ValueError: if the simulator has no rule for a layer or an epitome, or the grid has too few tiles.
     """
+    if design:
+        raise ValueError(
+            f"rules 'mnsim' evaluate dense networks only, got a design with {len(design)} epitomes; "
+            "choose rules 'events'"
+        )
     chip = _Chip(hardware, activation_bits)
     placed = _place(workload, hardware, bits)
     chip.size_buffers(placed)

@@ -3,6 +3,7 @@
 import dataclasses
 import html
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -120,11 +121,10 @@ class CostReport:
     @property
     def counts(self) -> dict[str, int]:
         """How often each action happens, all layers together."""
-        total: dict[str, int] = {}
+        total: Counter[str] = Counter()
         for layer in self.layers:
-            for name, count in layer.counts.items():
-                total[name] = total.get(name, 0) + count
-        return total
+            total.update(layer.counts)
+        return dict(total)
 
     def by_layer(self) -> "pd.DataFrame":
         """Return one row per layer."""

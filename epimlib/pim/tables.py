@@ -118,15 +118,12 @@ class Tables:
             "IFAT": ["first input channel", "input channels"],
             "IFRT": ["first word line"],
             "OFAT": ["first column", "first output channel", "output channels", "extends"],
+            "copies": ["first output channel of the source", "of the copy", "output channels"],
         }
-        frames = {
-            name: pd.DataFrame(table, columns=columns[name]).rename_axis("round")
-            for name, table in zip(columns, (self.ifat, self.ifrt, self.ofat), strict=True)
-        }
+        tables = zip(columns, (self.ifat, self.ifrt, self.ofat, self.copies), strict=True)
+        frames = {name: pd.DataFrame(table, columns=columns[name]).rename_axis("round") for name, table in tables}
         frames["OFAT"]["extends"] = frames["OFAT"]["extends"].astype(bool)
-        copies = ["first output channel of the source", "of the copy", "output channels"]
-        frames["copies"] = pd.DataFrame(self.copies, columns=copies).rename_axis("copy")
-        return frames
+        return frames | {"copies": frames["copies"].rename_axis("copy")}
 
     def __str__(self) -> str:
         counts = [(self.rounds, "round"), (len(self.copies), "copied block"), (self.bits, "bit")]
