@@ -76,9 +76,6 @@ from epimlib.pim.hardware import Hardware
 from epimlib.pim.mapping import bit_slices, map_layer
 from epimlib.pim.report import LayerCost
 
-_Pair = tuple[int, int]
-"""Of input buffers and of output buffers."""
-
 
 class _Parts(NamedTuple):
     """What some components of a layer cost."""
@@ -197,30 +194,19 @@ class CostModel:
         }
         counts = n.to_dict() | {"tiles": number["tiles"]}
         own = _Parts(time, _add_up(self.energy, counts), _add_up(self.area, number), table_bits * h.table.leakage)
-        O = layer.positions * layer.out_channels  # noqa: E741 - the symbol of the equations
         b_s = b + b_x + math.ceil(math.log2(math.prod(layer.weight_shape[1:])))
-        traffic = self._traffic(
-            reads=(n.input_reads * b_x, O * b_x + n.output_reads * b_s),
-            writes=(n.input_writes * b_x, O * b_x + (n.output_writes - O) * b_s),
-            buffers=(M_r * a, M_c),
-            capacity=(_input_words(layer) * b_x, 2 * layer.out_channels * b_s),
-            sent=O * b_x,
-        )
+        partial = n.output_reads, n.output_writes - layer.positions * layer.out_channels
+        inputs = n.input_reads, n.input_writes, _input_words(layer)
+        traffic = self._traffic(layer, inputs, (M_r * a, M_c), partial, b_s)
         return _cost(layer, own, traffic, counts, mapped.crossbars, mapped.utilization)
 
     def _pool(self, layer: Layer) -> LayerCost:
-        h, b_x, pooling = self.hardware, self.b_x, self.hardware.pooling
+        h, pooling = self.hardware, self.hardware.pooling
         window = math.prod(layer.kernel_size)
         outputs, fetched = layer.positions * layer.out_channels, layer.positions * layer.in_channels * window
         stored = math.prod(layer.in_size) * layer.in_channels
         passes = layer.positions * math.ceil(layer.in_channels / pooling.units) * math.ceil(window / pooling.window)
-        traffic = self._traffic(
-            reads=(fetched * b_x, outputs * b_x),
-            writes=(stored * b_x, outputs * b_x),
-            buffers=(1, 1),
-            capacity=(_input_words(layer) * b_x, 2 * layer.out_channels * b_x),
-            sent=outputs * b_x,
-        )
+        traffic = self._traffic(layer, (fetched, stored, _input_words(layer)), (1, 1), (0, 0), self.b_x)
         time = passes * pooling.latency
         area = {"pooling": pooling.area, "network": h.chip.router_area}
         own = _Parts({"pooling": time}, {"pooling": time * pooling.power}, area)
@@ -236,34 +222,36 @@ class CostModel:
         operands = max(len(layer.inputs), 2)
         parallel = math.ceil(layer.out_channels / h.crossbar.cols)
         rounds = {"add": operands - 1, "multiply": (operands - 1) * b_x}.get(layer.kind, 0)  # additions for each word
-        width = layer.out_channels * b_x
-        traffic = self._traffic(
-            reads=(operands * words * b_x, words * b_x),
-            writes=(operands * words * b_x, words * b_x),
-            buffers=(parallel, parallel),
-            capacity=(operands * width, 2 * width),
-            sent=words * b_x,
-        )
-        lanes = h.pooling.units * parallel if rounds else 0
-        steps = layer.positions * math.ceil(layer.out_channels / lanes) * rounds if rounds else 0
-        energy, area = self.T * words * rounds * h.adder.power, lanes * h.adder.area
+        inputs = operands * words, operands * words, operands * layer.out_channels
+        traffic = self._traffic(layer, inputs, (parallel, parallel), (0, 0), b_x)
+        lanes = h.pooling.units * parallel
+        steps = layer.positions * math.ceil(layer.out_channels / lanes) * rounds
+        energy, area = self.T * words * rounds * h.adder.power, (lanes if rounds else 0) * h.adder.area
         own = _Parts({"digital": self.T * steps}, {"digital": energy}, {"digital": area})
-        fetched = operands * words  # and written before
-        counts = {"additions": words * rounds, "input_reads": fetched, "input_writes": fetched, "output_writes": words}
-        return _cost(layer, own, traffic, counts)
+        moved = {"input_reads": inputs[0], "input_writes": inputs[1], "output_writes": words}
+        return _cost(layer, own, traffic, {"additions": words * rounds, **moved})
 
-    def _traffic(self, reads: _Pair, writes: _Pair, buffers: _Pair, capacity: _Pair, sent: int) -> _Parts:
-        """Return the cost of buffers and network; all but ``buffers``, their numbers, are bits."""
+    def _traffic(
+        self, layer: Layer, inputs: tuple[int, int, int], number: tuple[int, int], partial: tuple[int, int], b_s: int
+    ) -> _Parts:
+        """Return the cost of buffers and network; ``inputs`` are words that are read, written and held at a time.
+
+        ``number`` is that of input and of output buffers; the latter read and write ``partial`` sums of ``b_s`` bits.
+        """
+        sent = layer.positions * layer.out_channels * self.b_x
+        fetched, stored, held = (words * self.b_x for words in inputs)
+        reads, writes = (fetched, sent + partial[0] * b_s), (stored, sent + partial[1] * b_s)
+        capacity = held, 2 * layer.out_channels * b_s
         h, buffer = self.hardware, self.hardware.buffer
         time, energy, area, leakage = {}, {}, {}, 0.0
-        for name, read, write, number, size in zip(("input", "output"), reads, writes, buffers, capacity, strict=True):
-            macro = buffer.macro(size / number)
-            time[f"{name} buffer"] = (read + write) / number * self.t_bit
+        for name, read, write, count, size in zip(("input", "output"), reads, writes, number, capacity, strict=True):
+            macro = buffer.macro(size / count)
+            time[f"{name} buffer"] = (read + write) / count * self.t_bit
             accesses = read * buffer.read_energy[macro] + write * buffer.write_energy[macro]
             energy[f"{name} buffer"] = accesses / buffer.port_bits
-            area[f"{name} buffer"] = number * buffer.area[macro]
-            leakage += number * buffer.leakage[macro]
-        time["network"] = h.chip.hops * sent / (buffers[1] * h.chip.bandwidth)
+            area[f"{name} buffer"] = count * buffer.area[macro]
+            leakage += count * buffer.leakage[macro]
+        time["network"] = h.chip.hops * sent / (number[1] * h.chip.bandwidth)
         moved = sum(reads) + sum(writes)
         energy["network"] = moved * h.tile.bit_energy + h.chip.hops * sent * h.chip.hop_energy
         return _Parts(time, energy, area, leakage)
