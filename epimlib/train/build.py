@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from epimlib._checks import keys, line, nearest, positive
+from epimlib._checks import keys, known_layers, line, nearest, positive
 from epimlib._torchvision import ensure_torchvision
 from epimlib.epitome.design import Design
 from epimlib.epitome.layers import epitomize
@@ -181,9 +181,7 @@ def _quantizer(config: TrainConfig) -> QuantConfig:
 def _named_bits(config: TrainConfig, model: nn.Module) -> dict[str, int]:
     """Return the bits of every layer: those of ``layer_bits``, the others those of ``quantize``."""
     bits = dict.fromkeys(quantizable(model), _quantizer(config).bits)
-    for name in config.layer_bits:
-        if name not in bits:
-            raise ValueError(f"layer_bits names layer {name!r}, which the network lacks; {nearest(name, bits)}")
+    known_layers("layer_bits names", config.layer_bits, bits, "the network")
     return bits | config.layer_bits
 
 
