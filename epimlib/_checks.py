@@ -96,6 +96,14 @@ def one_of(name: str, value: Any, allowed: Iterable[Any]) -> Any:
     return value
 
 
+def instance(name: str, value: Any, kind: type, makes: str, hint: str = "") -> Any:
+    """Return ``value`` if it is of a class, or raise; ``makes`` makes one of a name, ``hint`` ends the sentence."""
+    if not isinstance(value, kind):
+        given = f"{value!r}; did you mean {makes}({value!r})?" if isinstance(value, str) else type(value).__name__
+        raise TypeError(f"{name} must be a {kind.__name__}, got {given}{hint}")
+    return value
+
+
 def keys(what: str, data: Any, required: Iterable[str], optional: Iterable[str] = ()) -> Mapping[str, Any]:
     """Return ``data`` if it is a mapping with exactly these keys, or raise naming the first wrong one."""
     if not isinstance(data, Mapping):

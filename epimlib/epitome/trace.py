@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -34,8 +33,7 @@ def trace(model: torch.nn.Module, input_size: tuple[int, int, int] | None = None
         if hasattr(module, "epitome"):  # its weight is sampled, in part: the graph does not show the layer's shape
             raise ValueError(f"layer {path!r} is an epitome; trace the dense model, and say with a design what is not")
     declared = getattr(model, "pretrained_cfg", None) or {}
-    if name is None:
-        name = declared.get("architecture") or type(model).__name__.lower()
+    name = declared.get("architecture") or type(model).__name__.lower() if name is None else name
     if input_size is None:
         if "input_size" not in declared or declared.get("num_classes") != getattr(model, "num_classes", None):
             raise ValueError(
@@ -72,11 +70,13 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+_JOINS = {"add": "add", "sub": "add", "mul": "multiply", "cat": "concat"}
+
+
 class _Tracer:
     """Walks an exported graph and keeps, for every value, the layer that it comes from."""
 
     POOLS = ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "mean", "amax")
-    JOINS = MappingProxyType({"add": "add", "sub": "add", "mul": "multiply", "cat": "concat"})
     PRODUCTS = ("matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "scaled_dot_product_attention")
     # Operations that have a weight, if they begin so and one of their operands alone is an activation.
     WEIGHTED = ("conv", "bilinear", "lstm", "gru", "rnn", *PRODUCTS)
@@ -109,9 +109,9 @@ class _Tracer:
         elif operation.startswith(self.WEIGHTED) and sources:
             raise ValueError(f"operation {operation!r} after {sources[0]!r} has a weight, of a kind unknown here")
         elif len(sources) > 1:
-            if operation not in self.JOINS:
+            if operation not in _JOINS:
                 raise ValueError(f"operation {operation!r} joins {' and '.join(sources)} in a way unknown here")
-            self.source[node] = self._join(self.JOINS[operation], sources, *self._map(node, operands))
+            self.source[node] = self._join(_JOINS[operation], sources, *self._map(node, operands))
         else:
             self.source[node] = sources[0] if sources else None
 

@@ -60,21 +60,59 @@ that an output is the sum of.
 The rest of a network: pooling takes a tile of its own; a residual sum, or the product with a gate, is done by
 ``pooling.units`` adders for each ``S_c`` channels, a product bit by bit; concatenation is free; of products of
 activations (attention) the traffic is counted.
-
-**The network.** Layer after layer, its latency is the sum over the layers. Layer-pipelined, a layer starts as soon as
-its window is there (`epimlib.pim.pipeline`); all positions of a layer take equally long.
 """
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from epimlib.epitome.plan import EpitomeSpec
 from epimlib.epitome.workload import Layer
-from epimlib.pim.events import count_events, input_cycles, position_events
+from epimlib.pim.events import input_cycles, layer_events, position_events
 from epimlib.pim.hardware import Hardware
 from epimlib.pim.mapping import bit_slices, map_layer
-from epimlib.pim.report import LayerCost
+
+COUNTED = (
+    "Counted: crossbars with converters and digital logic, buffers, index tables, joint modules, pooling, "
+    "element-wise units, transfers and leakage while a layer works. Not counted: programming of the cells, "
+    "off-chip memory, control, activation functions, the arithmetic of products of activations."
+)
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """What one layer costs for one image. Dictionaries go by component."""
+
+    name: str
+    kind: str
+    crossbars: int
+    utilization: float
+    """Share of the cells of its crossbars that hold a part of a weight."""
+    time: Mapping[str, float]
+    """What it is busy with, one after the other [s]."""
+    energy: Mapping[str, float]
+    """[J]"""
+    area: Mapping[str, float]
+    """[m^2]"""
+    leakage: float = 0.0
+    """Static power while it works [W]."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """How often each action happens."""
+    start: float = 0.0
+    """When its first position starts [s]."""
+    finish: float = 0.0
+    """When its last position is finished [s]."""
+
+    @property
+    def latency(self) -> float:
+        """Time that the layer is busy [s]; waiting for other layers is left out."""
+        return math.fsum(self.time.values())
+
+    @property
+    def sums(self) -> tuple[float, float, float, int]:
+        """Latency [s], energy [J], area [m^2] and crossbars: what adds up over layers."""
+        return self.latency, math.fsum(self.energy.values()), math.fsum(self.area.values()), self.crossbars
 
 
 class _Parts(NamedTuple):
@@ -160,23 +198,21 @@ class CostModel:
         key = (*shape, layer.dilation, layer.groups, layer.in_size, layer.out_size, len(layer.inputs), spec, bits)
         if key not in self.known:
             if layer.weighted:
-                cost = self._weighted(layer, spec, bits)
+                self.known[key] = self._weighted(layer, spec, bits)
             elif layer.kind == "pool":
-                cost = self._pool(layer)
+                self.known[key] = self._pool(layer)
             else:
-                cost = self._elementwise(layer)
-            self.known[key] = cost
+                self.known[key] = self._elementwise(layer)
         return self.known[key]
 
     def _weighted(self, layer: Layer, spec: EpitomeSpec | None, b: int) -> LayerCost:
         h, b_x = self.hardware, self.b_x
         mapped = map_layer(layer, spec, h.crossbar, bit_slices(b, h.crossbar))
-        one, turns = position_events(layer, spec, h)
-        n = count_events(layer, one, h, b, b_x)
+        n, (_, turns) = layer_events(layer, spec, h, b, b_x), position_events(layer, spec, h)
         table_bits = n.table_bits // layer.positions
         _, _, a, M_r, col_blocks = mapped.packing
         M_c = a * col_blocks
-        pairs = mapped.crossbars // mapped.polarity
+        pairs = mapped.crossbars // h.crossbar.polarity
         number = {
             "crossbars": mapped.crossbars,
             "DACs": pairs * self.D,
@@ -187,7 +223,7 @@ class CostModel:
             "tiles": math.ceil(pairs / (h.tile.groups * h.tile.elements)),
         }
         n_reads = layer.positions * input_cycles(b_x, h.dac.bits) * turns
-        d = 1 + math.ceil(math.log2(M_r)) + (mapped.polarity == 1) + (n.joins > 0) + (n.table_bits > 0)
+        d = 1 + math.ceil(math.log2(M_r)) + (h.crossbar.polarity == 1) + (n.joins > 0) + (n.table_bits > 0)
         time = {
             "analog": max(n_reads * self.t_read, n.steps * self.t_convert),
             "digital": self.T * (n.rounds * d + (n.output_writes - n.copies) / (self.A * M_c)),

@@ -127,19 +127,11 @@ def layer_events(
             than one channel's window.
     """
     one, _ = position_events(layer, spec, hardware)
-    return count_events(layer, one, hardware, bits, activation_bits, signed)
-
-
-def count_events(
-    layer: Layer, one: Events, hardware: Hardware, bits: int, activation_bits: int, signed: bool = False
-) -> Events:
-    """Return `layer_events` of the layer whose `position_events` are ``one``."""
-    crossbar = hardware.crossbar
-    slices = bit_slices(bits, crossbar)
+    polarity, slices = hardware.crossbar.polarity, bit_slices(bits, hardware.crossbar)
     cycles = input_cycles(activation_bits, hardware.dac.bits, signed)
     times = {"steps": cycles}
     times |= dict.fromkeys(("dac_conversions", "adc_conversions", "shift_adds"), cycles * slices)
-    times |= dict.fromkeys(("word_lines", "crossbar_reads", "cell_reads"), cycles * slices * crossbar.polarity)
+    times |= dict.fromkeys(("word_lines", "crossbar_reads", "cell_reads"), cycles * slices * polarity)
     counts = {name: layer.positions * times.get(name, 1) * count for name, count in one.to_dict().items()}
     counts["input_writes"] = layer.in_channels * math.prod(layer.in_size)
     counts["input_reads"] = one.input_reads * math.prod(_taps(*axis) for axis in layer.axes)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from epimlib._checks import keys, nearest, one_of, parse_yaml, positive
+from epimlib._checks import instance, keys, nearest, one_of, parse_yaml, positive
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -177,11 +177,9 @@ class Buffer:
 
     def __post_init__(self) -> None:
         for field in ("area", "read_energy", "write_energy", "leakage"):
-            if len(getattr(self, field)) != len(self.capacity):
-                raise ValueError(
-                    f"buffer.{field} must have {len(self.capacity)} values, one for each buffer.capacity, "
-                    f"got {len(getattr(self, field))}"
-                )
+            given, wanted = len(getattr(self, field)), len(self.capacity)
+            if given != wanted:
+                raise ValueError(f"buffer.{field} must have {wanted} values, one for each buffer.capacity, got {given}")
         if list(self.capacity) != sorted(set(self.capacity)):
             raise ValueError(f"buffer.capacity must ascend, got {self.capacity}")
 
@@ -318,8 +316,7 @@ class Hardware:
             ValueError: if a key is unknown or missing, a value has a unit of another dimension or is out of range,
                 or a constant names no source.
         """
-        what = "a hardware description"
-        keys(what, data, ["name", "rules", "sources", "reuse", *_SECTIONS])
+        keys("a hardware description", data, ["name", "rules", "sources", "reuse", *_SECTIONS])
         if not isinstance(data["sources"], Mapping):
             raise ValueError(f"sources must be a mapping from a short name to a text, got {data['sources']!r}")
         entries = {"reuse": data["reuse"]}
@@ -360,12 +357,11 @@ class Hardware:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that ``from_dict`` reads, every constant with its source."""
-        texts = dict.fromkeys(constant.source for constant in self.provenance)
-        short = {text: f"s{number}" for number, text in enumerate(texts)}
-        data: dict[str, Any] = {"name": self.name, "rules": self.rules}
-        data["sources"] = {key: text for text, key in short.items()}
+        texts = list(dict.fromkeys(constant.source for constant in self.provenance))
+        sources = {f"s{number}": text for number, text in enumerate(texts)}
+        data: dict[str, Any] = {"name": self.name, "rules": self.rules, "sources": sources}
         for constant in self.provenance:
-            entry = {"value": constant.value, "kind": constant.kind, "source": short[constant.source]}
+            entry = {"value": constant.value, "kind": constant.kind, "source": f"s{texts.index(constant.source)}"}
             if constant.note:
                 entry["note"] = constant.note
             section, _, field = constant.name.rpartition(".")
@@ -391,10 +387,7 @@ class Hardware:
 
 def check_hardware(hardware: Any) -> Hardware:
     """Return the hardware, or raise ``TypeError`` if it is something else, such as the name of a preset."""
-    if not isinstance(hardware, Hardware):
-        given = f"{hardware!r}; did you mean Hardware.preset({hardware!r})?" if isinstance(hardware, str) else None
-        raise TypeError(f"hardware must be a Hardware, got {given or type(hardware).__name__}")
-    return hardware
+    return instance("hardware", hardware, Hardware, "Hardware.preset")
 
 
 _SECTIONS = {f.name: f.type for f in dataclasses.fields(Hardware) if dataclasses.is_dataclass(f.type)}

@@ -29,11 +29,15 @@ import numpy as np
 
 from epimlib.epitome.design import Design
 from epimlib.epitome.workload import Layer, Workload
+from epimlib.pim.cost import LayerCost
 from epimlib.pim.hardware import Hardware
 from epimlib.pim.mapping import bit_slices
 from epimlib.pim.pipeline import finish_times, pipeline
-from epimlib.pim.report import LayerCost
 
+COUNTED = (
+    "Counted as by MNSIM 2.0: crossbars with converters and digital logic, buffers, pooling and the time of "
+    "transfers and residual sums. Not counted: the energy of these, programming of the cells, off-chip memory."
+)
 KINDS = ("conv", "linear", "pool", "add")
 SUM_TIME = 10e-9  # of a residual sum, a constant of the simulator [s]
 

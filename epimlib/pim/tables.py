@@ -60,20 +60,13 @@ class Tables:
         first_in, first_out = np.arange(n_in) * b_in, np.arange(n_out) * b_out
         channels_in = np.minimum(b_in, spec.in_channels - first_in)
         channels_out = np.minimum(b_out, spec.out_channels - first_out)
+        block, extends = np.repeat(out, n_in), np.tile(np.arange(n_in) > 0, len(out))
         copied = np.delete(np.arange(n_out), out)
         return cls(
             spec=spec,
             ifat=np.tile(np.stack([first_in, channels_in], axis=1), (len(out), 1)),
             ifrt=((b * spec.epitome[2] + y) * spec.epitome[3] + x)[:, None],
-            ofat=np.stack(
-                [
-                    a,
-                    np.repeat(first_out[out], n_in),
-                    np.repeat(channels_out[out], n_in),
-                    np.tile(np.arange(n_in) > 0, len(out)),
-                ],
-                axis=1,
-            ),
+            ofat=np.stack([a, first_out[block], channels_out[block], extends], axis=1),
             copies=np.stack([first_out[source[copied]], first_out[copied], channels_out[copied]], axis=1),
         )
 
