@@ -1,6 +1,7 @@
 """Checks of arguments and files that every module shares: one clear sentence for each mistake."""
 
 import contextlib
+import dataclasses
 import difflib
 import errno
 import functools
@@ -116,6 +117,13 @@ def keys(what: str, data: Any, required: Iterable[str], optional: Iterable[str] 
     if missing:
         raise ValueError(f"{what} lacks {', '.join(map(repr, missing))}")
     return data
+
+
+def fields_of(what: str, data: Any, cls: type) -> Mapping[str, Any]:
+    """Return ``data`` if its keys are fields of a dataclass, those without a default among them; or raise as `keys`."""
+    fields = dataclasses.fields(cls)
+    needed = [f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    return keys(what, data, needed, [f.name for f in fields])
 
 
 def name(what: str, value: Any) -> str:

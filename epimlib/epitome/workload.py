@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from epimlib._checks import PROJECT, instance, integers, keys, one_of, positive, read_json, write_json
+from epimlib._checks import PROJECT, fields_of, instance, integers, keys, one_of, positive, read_json, write_json
 
 FOLDER = PROJECT / "data" / "workloads"
 
@@ -158,8 +158,7 @@ class Workload:
         keys("a workload", data, ["name", "input_size", "layers"])
         if not isinstance(data["layers"], list | tuple):
             raise ValueError(f"layers of a workload must be a list, got {type(data['layers']).__name__}")
-        fields = [field.name for field in dataclasses.fields(Layer)]
-        layers = [Layer(**keys("a layer", layer, fields[:4], fields[4:])) for layer in data["layers"]]
+        layers = [Layer(**fields_of("a layer", layer, Layer)) for layer in data["layers"]]
         return _check_edges(cls(data["name"], data["input_size"], layers))
 
     @classmethod

@@ -254,9 +254,8 @@ class _Chip:
         if layer.kind == "pool":
             read, write = self.line_buffer(layer, layer.in_channels, pipelined)
             gather = self.access(out_bits)
-            passes = math.ceil(layer.in_channels / h.pooling.units) * math.ceil(
-                layer.kernel_size[0] ** 2 / h.pooling.window
-            )
+            passes = math.ceil(layer.in_channels / h.pooling.units)
+            passes *= math.ceil(layer.kernel_size[0] ** 2 / h.pooling.window)
             return {
                 "buffer read": read + gather,
                 "buffer write": write + gather,
@@ -270,17 +269,15 @@ class _Chip:
         levels = math.ceil(math.log2(h.tile.elements))
         gather = p.cols * a * p.per_tile  # bits
         read, write = self.line_buffer(layer, p.rows // layer.kernel_size[0] ** 2, pipelined)
+        demux = h.digital.stages(math.ceil(h.crossbar.rows / h.dac.per_crossbar))
+        mux = h.digital.stages(math.ceil(h.crossbar.cols / h.adc.per_crossbar))
         parts = {
             "DAC": steps * (h.dac.bits + 2) / h.dac.rate,
             "crossbar": steps * self.read_latency,
             "ADC": steps * self.adc_periods / h.adc.rate,
             "input register": (row_groups * col_groups + steps) * period,
-            "demultiplexer": steps
-            * h.digital.stages(math.ceil(h.crossbar.rows / h.dac.per_crossbar))
-            * h.digital.decoder_latency,
-            "multiplexer": steps
-            * h.digital.stages(math.ceil(h.crossbar.cols / h.adc.per_crossbar))
-            * h.digital.mux_latency,
+            "demultiplexer": steps * demux * h.digital.decoder_latency,
+            "multiplexer": steps * mux * h.digital.mux_latency,
             "shift register": steps * period,
             "adder": col_groups * math.ceil(math.log2(h.tile.groups)) * period,
             "output register": col_groups * period,
@@ -337,11 +334,10 @@ class _Chip:
         if p.layer.kind == "add":
             return {}  # the accumulator is left out
         lines = p.per_tile if p.layer.weighted else 0
+        energies = {"buffer read": buffer.read_energy, "buffer write": buffer.write_energy}
         powers = {
-            "buffer read": p.tiles
-            * (lines * access(buffer.read_energy, self.line) + access(buffer.read_energy, self.out)),
-            "buffer write": p.tiles
-            * (lines * access(buffer.write_energy, self.line) + access(buffer.write_energy, self.out)),
+            name: p.tiles * (lines * access(energy, self.line) + access(energy, self.out))
+            for name, energy in energies.items()
         }
         if p.layer.kind == "pool":
             return powers | {"pooling": h.pooling.power}

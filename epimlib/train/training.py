@@ -29,8 +29,7 @@ from epimlib.train.build import Network, build, load_weights
 from epimlib.train.config import Run, TrainConfig
 from epimlib.train.data import DATASETS, need
 from epimlib.train.folder import WEIGHTS, checkpoints, read_about, read_weights, require_same
-from epimlib.train.images import Batch, ImageNet, InMemory, images_of
-from epimlib.train.place import Place
+from epimlib.train.images import Batch, ImageNet, InMemory, Place, images_of
 from epimlib.train.trainer import Trainer
 
 
