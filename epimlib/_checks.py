@@ -16,8 +16,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
-PROJECT = Path(__file__).parents[1]
-"""The clone of the project that this library is read from; notebooks and data lie there."""
+LIBRARY = Path(__file__).parent
+PROJECT = LIBRARY / "project" if (LIBRARY / "project").is_dir() else LIBRARY.parent
+"""Where notebooks and data lie: what a wheel holds of them, else the clone of the project."""
 
 LINE = 400
 """Most characters of an error line."""
