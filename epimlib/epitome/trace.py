@@ -1,21 +1,24 @@
-"""A workload from a torch model: its exported graph is walked, and every operation that is a layer is kept."""
+"""A workload from a torch model: its exported graph is walked, and every operation that is a layer is kept.
+
+After ``import epimlib.epitome.trace``, or ``layers``, also ``import timm`` works beside a CPU torch.
+"""
 
 import math
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from epimlib._checks import integers
+from epimlib._torchvision import ensure_torchvision
 from epimlib.epitome.workload import Layer, Workload
 
-if TYPE_CHECKING:
-    import torch
+ensure_torchvision()
 
 
-def trace(
-    model: "torch.nn.Module", input_size: tuple[int, int, int] | None = None, name: str | None = None
-) -> Workload:
+def trace(model: torch.nn.Module, input_size: tuple[int, int, int] | None = None, name: str | None = None) -> Workload:
     """Return the workload of a torch model, without running it.
 
     Args:
@@ -30,8 +33,6 @@ def trace(
             exported at this size, joins feature maps in a way unknown here, or has a layer with a weight of a kind that
             `KINDS` lacks (a transposed or 1D convolution, a recurrent layer).
     """
-    import torch
-
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
     for path, module in model.named_modules():
