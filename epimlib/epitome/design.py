@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from epimlib._checks import keys, known_layers, positive
+from epimlib._checks import keys, known_layers, load, positive, write_json
 from epimlib.epitome.plan import EpitomeSpec, check_fit
 from epimlib.epitome.workload import Layer, Workload, check_workload
 
@@ -82,6 +83,20 @@ class Design(Mapping[str, EpitomeSpec]):
         if not isinstance(layers, Mapping):
             raise ValueError(f"layers of a design must be a mapping, got {type(layers).__name__}")
         return cls({name: EpitomeSpec.from_dict(spec) for name, spec in layers.items()})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Design":
+        """Return the design of a JSON file.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is truncated or not a design.
+        """
+        return load(path, "design", cls.from_dict)
+
+    def save(self, path: str | Path) -> None:
+        """Write the design as a JSON file, whole or not at all; ``load`` reads it."""
+        write_json(path, self.to_dict())
 
     def __str__(self) -> str:
         lines = [f"{name}: E {spec.epitome}, wrap {spec.wrap}" for name, spec in self._layers.items()]

@@ -20,8 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from epimlib._checks import known_layers, one_of
+from epimlib._torchvision import ensure_torchvision
 from epimlib.epitome.design import Design
 from epimlib.epitome.plan import EpitomeSpec, Plan, check_fit
+
+ensure_torchvision()
 
 
 class _EpitomeLayer(nn.Module):
