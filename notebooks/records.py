@@ -1,6 +1,6 @@
 """Run notebooks with the values of a profile and keep the records: records.py quick|full [NOTEBOOK ...].
 
-Writes ``data/results/NOTEBOOK/PROFILE.json``, by default of all notebooks. The book takes from these records how long
+Writes ``data/results/PROFILE/NOTEBOOK.json``, by default of all notebooks. The book takes from these records how long
 a notebook runs, and what the full profile found. Commit first: a record names the commit and whether files differ from
 it.
 """
@@ -20,9 +20,9 @@ def main(profile: str, *names: str) -> int:
     found = [Notebook.load(find_notebook(name)) for name in names or notebooks()]
     with tempfile.TemporaryDirectory(prefix="epimlib-") as scratch:
         made = {book.name: RunRecord.load(execute(book, {"profile": profile}, scratch)) for book in found}
+    (RESULTS / profile).mkdir(parents=True, exist_ok=True)
     for name, record in made.items():
-        (RESULTS / name).mkdir(parents=True, exist_ok=True)
-        record.save(RESULTS / name / f"{profile}.json")
+        record.save(RESULTS / profile / f"{name}.json")
     return 0
 
 
