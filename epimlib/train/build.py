@@ -126,7 +126,7 @@ def _design(config: TrainConfig, workload: Workload) -> Design:
         return Design()
     if "layers" in config.design:
         return Design.from_dict(config.design).check(workload)
-    names = ["rows", "cols", "wrap", "family", "dense"]
+    names = ["rows", "cols", "wrap", "family", "coefficients", "dense"]
     arguments = dict(keys("design of a training configuration", config.design, names[:2], names[2:]))
     dense = arguments.pop("dense", [])
     if not isinstance(dense, list | tuple):
