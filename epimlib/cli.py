@@ -183,8 +183,7 @@ def _train(request: argparse.Namespace) -> None:
         positive("threads", request.threads, maximum=MOST_THREADS)
     import torch
 
-    from epimlib.train.checking import check_runs
-    from epimlib.train.training import train
+    from epimlib.train.training import check_runs, train
 
     if request.threads is not None:
         torch.set_num_threads(request.threads)
