@@ -73,8 +73,8 @@ def placement(
         bits: of every weight and every output.
 
     Raises:
-        ValueError: if there are not three memories, the first has a capacity or another has none, the rate is not positive,
-            or the design is not of the network.
+        ValueError: if there are not three memories, the first has a capacity or another has none, the rate is not
+            positive, or the design is not of the network.
     """
     if len(memories) != 3 or [memory.capacity is None for memory in memories] != [True, False, False]:
         given = [(memory.name, memory.capacity) for memory in memories]
