@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from epimlib._checks import PROJECT, read_yaml
 from epimlib.epitome.workload import Layer
 from epimlib.related.loopnest import Level, Nest, dimensions, draw, packed
 
@@ -151,3 +152,16 @@ def test_random_nests_are_of_the_layer_and_fit():
 def test_refusals_name_the_value(call, sentence):
     with pytest.raises(ValueError, match=sentence):
         call()
+
+
+def test_published_energies_step_where_words_hold_one_number_less():
+    data = read_yaml(PROJECT / "data" / "related" / "mapping_synergy.yaml", "energies")
+    fits = []
+    for row in data["rows"]:
+        held = np.array([row["word"] // bits for bits in data["bits"]])
+        energy = np.array(row["energy"])
+        assert ((held[1:] == held[:-1]) == (energy[1:] == energy[:-1])).all()
+        (part, fixed), *_ = np.linalg.lstsq(np.stack([1 / held, np.ones(7)]).T, energy, rcond=None)
+        fits.append((round(fixed), round(part), np.abs(fixed + part / held - energy).max() / energy.min()))
+    assert np.allclose([fit[:2] for fit in fits], [(12733, 8721), (5714, 4420), (24752, 5452)], rtol=0, atol=1)
+    assert max(fit[2] for fit in fits) < 0.005
