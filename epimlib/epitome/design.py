@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from epimlib._checks import keys, nearest, positive
+from epimlib._checks import keys, known_layers, load, positive, write_json
 from epimlib.epitome.plan import EpitomeSpec, check_fit
 from epimlib.epitome.workload import Layer, Workload, check_workload
 
@@ -60,14 +61,9 @@ class Design(Mapping[str, EpitomeSpec]):
         depthwise convolutions, and layers of whose window not even one channel fits, stay dense.
         """
         positive("rows", rows)
-        check_workload(workload)
-        return cls(
-            {
-                layer.name: spec
-                for layer in workload.weighted
-                if (spec := uniform_spec(layer, rows, cols, wrap, family, coefficients)) is not None
-            }
-        )
+        layers = check_workload(workload).weighted
+        specs = {layer.name: uniform_spec(layer, rows, cols, wrap, family, coefficients) for layer in layers}
+        return cls({name: spec for name, spec in specs.items() if spec is not None})
 
     def check(self, workload: Workload) -> "Design":
         """Return the design if it fits the workload.
@@ -77,9 +73,8 @@ class Design(Mapping[str, EpitomeSpec]):
             ValueError: if it names a layer that the workload lacks, or whose weight has another shape or groups.
         """
         layers = {layer.name: layer for layer in check_workload(workload).weighted}
+        known_layers("design names", self, layers, repr(workload.name))
         for name, spec in self._layers.items():
-            if name not in layers:
-                raise ValueError(f"design names layer {name!r}, which {workload.name!r} lacks; {nearest(name, layers)}")
             check_fit(f"design of layer {name!r}", spec, layers[name].weight_shape, layers[name].groups)
         return self
 
@@ -94,6 +89,20 @@ class Design(Mapping[str, EpitomeSpec]):
         if not isinstance(layers, Mapping):
             raise ValueError(f"layers of a design must be a mapping, got {type(layers).__name__}")
         return cls({name: EpitomeSpec.from_dict(spec) for name, spec in layers.items()})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Design":
+        """Return the design of a JSON file.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is truncated or not a design.
+        """
+        return load(path, "design", cls.from_dict)
+
+    def save(self, path: str | Path) -> None:
+        """Write the design as a JSON file, whole or not at all; ``load`` reads it."""
+        write_json(path, self.to_dict())
 
     def __str__(self) -> str:
         lines = [

@@ -358,6 +358,11 @@ class Plan:
         return len(set(self.source)) * self.spec.grid[1]
 
     @property
+    def shares(self) -> int:
+        """Output blocks that share the partial sums of a round, at most; one without coefficients: others are copies."""
+        return max(map(self.source.count, set(self.source))) if self.spec.weighed else 1
+
+    @property
     def folded_rounds(self) -> int:
         """Rounds that remain when input blocks that use the same patch are added first (folding).
 
