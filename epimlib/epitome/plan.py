@@ -359,7 +359,7 @@ class Plan:
 
     @property
     def shares(self) -> int:
-        """Output blocks that share the partial sums of a round, at most; one without coefficients: others are copies."""
+        """Output blocks that share the partial sums of a round, at most; one without coefficients."""
         return max(map(self.source.count, set(self.source))) if self.spec.weighed else 1
 
     @property

@@ -291,8 +291,8 @@ class CostModel:
     ) -> _Parts:
         """Return the cost of buffers and network; ``inputs`` are words that are read, written and held at a time.
 
-        ``number`` is that of input and of output buffers. Of ``partial`` sums of ``b_s`` bits the latter read, write and
-        hold so many, besides two output positions.
+        ``number`` is that of input and of output buffers. The latter read and write ``partial`` sums of ``b_s`` bits,
+        and hold the third number of them besides two output positions.
         """
         sent = layer.positions * layer.out_channels * self.b_x
         fetched, stored, held = (words * self.b_x for words in inputs)

@@ -47,6 +47,10 @@ class QuantizedLayer:
     """Of an input, sign included if it has one."""
     signed: bool
     """Whether inputs are signed."""
+    coefficients: Tensor | None = None
+    """Integers ``(C_out, n_in)`` by which partial sums are weighed; None: as they are."""
+    coefficient_scale: float = 1.0
+    """Value of one step of these."""
 
     def quantize_input(self, x: Tensor) -> Tensor:
         """Return the nearest integers, clipped to the input's bits; of a half-precision input in float32."""

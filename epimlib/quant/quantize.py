@@ -18,14 +18,16 @@ The paper's quantizer is known to us by its name only ("epitome-aware"); the def
 import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from epimlib._checks import nearest
+from epimlib.epitome.coefficients import COEFFICIENT_STEPS
 from epimlib.epitome.layers import EpitomeConv2d, EpitomeLinear
-from epimlib.epitome.plan import COEFFICIENT_BITS
+from epimlib.epitome.plan import COEFFICIENT_BITS, COEFFICIENT_MOST
 from epimlib.epitome.trace import evaluating
 from epimlib.quant.grid import InputQuantizer, QuantConfig, QuantizedLayer, WeightQuantizer
 
@@ -154,6 +156,7 @@ def integer_weights(model: nn.Module) -> dict[str, QuantizedLayer]:
             input_scale=step.item(),
             input_bits=inputs.config.activation_bits,
             signed=bool(first < 0),
+            **integer_coefficients(module),
         )
     return layers
 
@@ -203,6 +206,27 @@ def integer_weight(module: nn.Module) -> Tensor:
     for other in others:
         weight = other(weight)
     return quantizer.integers(weight)
+
+
+@torch.no_grad()
+def integer_coefficients(module: nn.Module) -> dict[str, Any]:
+    """Return ``coefficients`` and ``coefficient_scale`` of a layer, as `QuantizedLayer` has them; {} if it has none.
+
+    Free coefficients that are on no grid yet get one of `COEFFICIENT_BITS`, with the largest as the last level.
+    """
+    spec = getattr(module, "spec", None)
+    if spec is None or not spec.weighed:
+        return {}
+    values = module.round_coefficients().cpu().double()
+    if spec.coefficients != "free":
+        step = COEFFICIENT_STEPS[spec.coefficients]
+    elif parametrize.is_parametrized(module, "coefficients"):
+        quantizer, latent = module.parametrizations["coefficients"][0], module.parametrizations["coefficients"].original
+        integers = quantizer.integers(latent).cpu().reshape(values.shape)
+        return {"coefficients": integers, "coefficient_scale": quantizer.scale.abs().item()}
+    else:
+        step = values.abs().max().item() / COEFFICIENT_MOST["free"] or 1.0
+    return {"coefficients": (values / step).round().int(), "coefficient_scale": step}
 
 
 def _quantize_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
