@@ -157,7 +157,8 @@ def _coefficients(coefficients: Tensor | None, plan: Plan | None) -> Tensor | No
     values = check_whole("coefficients", coefficients.detach().cpu(), -most, most, repr(kind)).double()
     step = COEFFICIENT_STEPS.get(kind, 1.0)
     if not torch.equal(nearest_coefficients(values * step, kind) / step, values):
-        raise ValueError(f"coefficients of the kind {kind!r} must be powers of two or their negatives")
+        allowed = "signs, -1 or 1" if kind == "sign" else "powers of two or their negatives"
+        raise ValueError(f"coefficients of the kind {kind!r} must be {allowed}")
     return values
 
 

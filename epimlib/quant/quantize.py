@@ -208,25 +208,39 @@ def integer_weight(module: nn.Module) -> Tensor:
     return quantizer.integers(weight)
 
 
+def weighed(module: nn.Module) -> bool:
+    """Return whether a layer has round coefficients."""
+    return hasattr(module, "spec") and module.spec.weighed
+
+
+def coefficient_latent(module: nn.Module) -> nn.Parameter:
+    """Return the float parameter behind a layer's coefficients."""
+    if parametrize.is_parametrized(module, "coefficients"):
+        return module.parametrizations["coefficients"].original
+    return module.coefficients
+
+
 @torch.no_grad()
-def integer_coefficients(module: nn.Module) -> dict[str, Any]:
-    """Return ``coefficients`` and ``coefficient_scale`` of a layer, as `QuantizedLayer` has them; {} if it has none.
+def coefficient_step(module: nn.Module) -> float:
+    """Return what the integer coefficient 1 of a layer is worth.
 
     Free coefficients that are on no grid yet get one of `COEFFICIENT_BITS`, with the largest as the last level.
     """
-    spec = getattr(module, "spec", None)
-    if spec is None or not spec.weighed:
+    if module.spec.coefficients != "free":
+        return COEFFICIENT_STEPS[module.spec.coefficients]
+    if parametrize.is_parametrized(module, "coefficients"):
+        return module.parametrizations["coefficients"][0].scale.abs().item()
+    return module.coefficients.abs().max().item() / COEFFICIENT_MOST["free"] or 1.0
+
+
+@torch.no_grad()
+def integer_coefficients(module: nn.Module) -> dict[str, Any]:
+    """Return ``coefficients`` and ``coefficient_scale`` of a layer, as `QuantizedLayer` has them; {} if it has none."""
+    if not weighed(module):
         return {}
-    values = module.round_coefficients().cpu().double()
-    if spec.coefficients != "free":
-        step = COEFFICIENT_STEPS[spec.coefficients]
-    elif parametrize.is_parametrized(module, "coefficients"):
-        quantizer, latent = module.parametrizations["coefficients"][0], module.parametrizations["coefficients"].original
-        integers = quantizer.integers(latent).cpu().reshape(values.shape)
-        return {"coefficients": integers, "coefficient_scale": quantizer.scale.abs().item()}
-    else:
-        step = values.abs().max().item() / COEFFICIENT_MOST["free"] or 1.0
-    return {"coefficients": (values / step).round().int(), "coefficient_scale": step}
+    step = coefficient_step(module)
+    whole = (module.round_coefficients().cpu().double() / step).round()
+    return {"coefficients": whole.int(), "coefficient_scale": step}
 
 
 def _quantize_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
