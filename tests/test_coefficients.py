@@ -24,7 +24,7 @@ from epimlib.epitome.plan import COEFFICIENT_BITS, COEFFICIENTS
 from epimlib.epitome.workload import Layer
 from epimlib.quant.export import load_quantized, save_quantized
 from epimlib.quant.grid import QuantConfig
-from epimlib.quant.quantize import calibrate, integer_weights, quantize
+from epimlib.quant.quantize import calibrate, integer_weights, quantize, weight_quantizer
 from epimlib.search.problem import candidates, fit_error
 from epimlib.search.table import tabulate
 
@@ -280,6 +280,17 @@ def test_bad_input_is_one_clear_sentence():
         EpitomeSpec(8, 8, 3, (4, 4, 4, 4), coefficients="signs")
     with pytest.raises(ValueError, match="coefficients must be one of .* got None"):
         EpitomeSpec.for_crossbars(64, 64, 3, 64, 64, coefficients=None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_layers_step_minimises_the_error_of_the_weight_that_is_sampled(kind):
+    spec = EpitomeSpec(40, 24, 3, (16, 8, 4, 4), wrap="full", coefficients=kind)
+    layer = EpitomeConv2d(24, 40, 3, epitome=spec).double()
+    nn.init.normal_(layer.coefficients)
+    quantizer = weight_quantizer(layer, QuantConfig(bits=3, range="mse"))
+    coarse = quantizer.eval()(layer.epitome.detach())
+    weights = [sampled(e, layer.round_coefficients().detach(), spec) for e in (coarse, layer.epitome.detach())]
+    assert quantizer.error(layer.epitome) == pytest.approx((weights[0] - weights[1]).square().sum().item(), rel=1e-5)
 
 
 HARDWARE = Hardware.preset("default").replace({"crossbar.rows": 40, "crossbar.cols": 6, "adc.bits": 12})

@@ -410,12 +410,13 @@ class Plan:
 
     def to_text(self, limit: int = 32) -> str:
         """Return a table of the blocks (the first ``limit``): which patch of the epitome feeds which."""
-        spec = self.spec
+        spec, copied = self.spec, "sums of" if self.spec.weighed else "copy of"
         lines = [
             f"W {spec.shape} from E {spec.epitome}, {spec.rows} x {spec.cols} on crossbars, "
             f"{spec.compression:.4g} times smaller",
-            f"{self.applications} applications, {self.rounds} rounds, {self.distinct} distinct patches",
-            f"{'block':>5}  {'output channels':>15}  {'input channels':>14}  {'offset (a, b, y, x)':<22}  copy of",
+            f"{self.applications} applications, {self.rounds} rounds, {self.distinct} distinct patches"
+            + (f", coefficients {spec.coefficients!r}" if spec.weighed else ""),
+            f"{'block':>5}  {'output channels':>15}  {'input channels':>14}  {'offset (a, b, y, x)':<22}  {copied}",
         ]
         for number, patch in enumerate(self.patches[:limit]):
             out, inp = (f"{r.start}..{r.stop - 1}" for r in (patch.out, patch.inp))

@@ -66,7 +66,8 @@ RANGES = {
     "max": "the largest magnitude is the last level",
     "overlap": "the last level is w * (largest magnitude of the elements that are sampled more often than the "
     "layer's mean) + (1 - w) * (largest of the rest), with w = overlap_weight",
-    "mse": "least sum of n(e) * (e - Q(e))^2 over the elements, n(e) how often e is sampled",
+    "mse": "least sum of n(e) * (e - Q(e))^2 over the elements, n(e) how often e is sampled; round coefficients count "
+    "by their squares, as they are when the layer is quantized",
 }
 MOMENTUM = 0.1
 """Weight of a new batch in the running range of activations, as in batch normalisation."""

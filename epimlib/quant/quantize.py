@@ -20,12 +20,13 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from epimlib._checks import nearest
-from epimlib.epitome.coefficients import COEFFICIENT_STEPS
+from epimlib.epitome.coefficients import COEFFICIENT_STEPS, weights_of
 from epimlib.epitome.layers import EpitomeConv2d, EpitomeLinear
 from epimlib.epitome.plan import COEFFICIENT_BITS, COEFFICIENT_MOST
 from epimlib.epitome.trace import evaluating
@@ -185,8 +186,19 @@ def weight_name(module: nn.Module) -> str:
 def weight_quantizer(module: nn.Module, config: QuantConfig) -> WeightQuantizer:
     """Return a quantizer for a float layer's weight or epitome; the layer is not changed."""
     name = weight_name(module)
-    usage = torch.from_numpy(module.spec.plan().usage) if name == "epitome" else None
+    usage = usage_of(module) if name == "epitome" else None
     return WeightQuantizer(getattr(module, name).detach(), config, getattr(module, "groups", 1), usage)
+
+
+@torch.no_grad()
+def usage_of(module: EpitomeConv2d | EpitomeLinear) -> Tensor:
+    """Return how often each element of a layer's epitome is sampled, each time by the square of its coefficient."""
+    plan = module.spec.plan()
+    if module.spec.coefficients in ("none", "sign"):
+        return torch.from_numpy(plan.usage)
+    squares = weights_of(module.round_coefficients().cpu().double().numpy() ** 2, plan)
+    squares = np.broadcast_to(squares, plan.index.shape).reshape(-1)
+    return torch.from_numpy(np.bincount(plan.index.reshape(-1), squares, plan.usage.size).reshape(module.spec.epitome))
 
 
 def parametrization(module: nn.Module) -> tuple[WeightQuantizer, nn.Parameter]:
