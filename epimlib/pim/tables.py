@@ -40,8 +40,7 @@ class Tables:
     """``(rounds, 4)``: first column, first output channel, output channels, 1 where the sums extend a partial
     one."""
     copies: np.ndarray
-    """``(copies, 3)``: first output channel of the source, of the copy, output channels. The second part of
-    OFAT."""
+    """``(copies, 3)``, of OFAT too: first output channel of the source, of the copy, output channels."""
 
     @classmethod
     def from_plan(cls, plan: Plan, reuse: bool = True) -> "Tables":
