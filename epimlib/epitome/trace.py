@@ -1,4 +1,7 @@
-"""A workload from a torch model: its exported graph is walked, and every operation that is a layer is kept."""
+"""A workload from a torch model: its exported graph is walked, and every operation that is a layer is kept.
+
+After ``import epimlib.epitome.trace``, or ``layers``, also ``import timm`` works beside a CPU torch.
+"""
 
 import math
 import re
@@ -9,7 +12,10 @@ from typing import Any
 import torch
 
 from epimlib._checks import integers
+from epimlib._torchvision import ensure_torchvision
 from epimlib.epitome.workload import Layer, Workload
+
+ensure_torchvision()
 
 
 def trace(model: torch.nn.Module, input_size: tuple[int, int, int] | None = None, name: str | None = None) -> Workload:

@@ -52,6 +52,8 @@ class Tables:
                 block has a round of its own.
         """
         spec = plan.spec
+        if spec.weighed:
+            raise ValueError(f"coefficients must be 'none' for the datapath and its cost, got {spec.coefficients!r}")
         (n_out, n_in), (b_out, b_in) = spec.grid, spec.block
         source = np.array(plan.source)
         out = np.flatnonzero(source == np.arange(n_out)) if reuse else np.arange(n_out)

@@ -25,6 +25,7 @@ from torch.nn.utils import parametrize
 
 from epimlib._checks import nearest
 from epimlib.epitome.layers import EpitomeConv2d, EpitomeLinear
+from epimlib.epitome.plan import COEFFICIENT_BITS
 from epimlib.epitome.trace import evaluating
 from epimlib.quant.grid import InputQuantizer, QuantConfig, QuantizedLayer, WeightQuantizer
 
@@ -158,9 +159,16 @@ def integer_weights(model: nn.Module) -> dict[str, QuantizedLayer]:
 
 
 def attach(module: nn.Module, config: QuantConfig) -> None:
-    """Quantize a float layer in place: its weight or epitome becomes parametrized, its input passes a quantizer."""
+    """Quantize a float layer in place: its weight or epitome becomes parametrized, its input passes a quantizer.
+
+    Free coefficients become parametrized as well, with one step; those of the other kinds have their grid already.
+    """
     quantizer = weight_quantizer(module, config).eval()  # registration calls it once, which is no training step
     parametrize.register_parametrization(module, weight_name(module), quantizer)
+    if weight_name(module) == "epitome" and module.spec.coefficients == "free":
+        grid = dataclasses.replace(config, bits=COEFFICIENT_BITS["free"], granularity="tensor")
+        coefficients = WeightQuantizer(module.coefficients.detach(), grid).eval()
+        parametrize.register_parametrization(module, "coefficients", coefficients)
     module.input_quantizer = InputQuantizer(config).to(quantizer.scale.device)
     module.register_forward_pre_hook(_quantize_input)
     module.train(module.training)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from epimlib._checks import keys, one_of, positive
+from epimlib.epitome.coefficients import fit_coefficients, weights_of
 from epimlib.epitome.design import uniform_spec
 from epimlib.epitome.plan import EpitomeSpec
 from epimlib.epitome.workload import Workload
@@ -93,6 +94,10 @@ def fit_error(weight: np.ndarray, spec: EpitomeSpec) -> float:
             f"weight must hold finite real numbers, not all zero, got {weight.dtype} {weight.reshape(-1)[:3]}"
         )
     plan = spec.plan()
+    if spec.weighed:
+        epitome, coefficients = fit_coefficients(weight, plan)
+        fitted = epitome.reshape(-1)[plan.index] * weights_of(coefficients, plan)
+        return float(np.linalg.norm(weight - fitted) / np.linalg.norm(weight.astype(float)))
     index = plan.index.reshape(-1)
     mean = np.bincount(index, weight.reshape(-1), plan.usage.size) / np.maximum(plan.usage.reshape(-1), 1)
     return float(np.linalg.norm(weight.reshape(-1) - mean[index]) / np.linalg.norm(weight.astype(float)))
