@@ -315,8 +315,7 @@ def _train(request: argparse.Namespace) -> None:
         positive("threads", request.threads, maximum=MOST_THREADS)
     import torch
 
-    from epimlib.train.checking import check_runs
-    from epimlib.train.training import epochs_bar, train
+    from epimlib.train.training import check_runs, epochs_bar, train
 
     if request.threads is not None:
         torch.set_num_threads(request.threads)
