@@ -121,6 +121,13 @@ class TestPage:
         assert [p.name for p in (tmp_path / "book" / "parameters").iterdir()] == ["03_tiny.md"]
         assert written.stat().st_mtime_ns == before
 
+    def test_a_chapter_is_read_again_when_its_records_are_others(self, tiny, tmp_path, monkeypatch):
+        app, env = SimpleNamespace(srcdir=tmp_path), SimpleNamespace(found_docs={"notebooks/03_tiny", pages.FOLDER})
+        assert pages.outdated(app, env) == [pages.FOLDER, "notebooks/03_tiny"]
+        assert pages.outdated(app, env) == [pages.FOLDER]
+        monkeypatch.setattr(pages, "records", lambda: {"03_tiny": [record(tiny)]})
+        assert pages.outdated(app, env) == [pages.FOLDER, "notebooks/03_tiny"]
+
 
 @pytest.fixture(scope="module")
 def commands():

@@ -38,8 +38,8 @@ def test_a_chapter_says_how_to_install_before_its_first_cell_with_an_address_onl
 
 
 def test_nothing_edits_a_page_that_no_file_holds():
-    edit, issue = {"label": "source-edit-button"}, {"label": "source-issues-button"}
+    edit, issue, alone = {"label": "source-edit-button"}, {"label": "source-issues-button"}, {"label": "fullscreen"}
     for page, left in (("book/parameters/03_mapping", [issue]), ("book/notation", [edit, issue])):
-        context = {"header_buttons": [{"buttons": [edit, issue]}]}
+        context = {"header_buttons": [{"buttons": [edit, issue]}, alone]}
         published.drop_edit(None, page, None, context, None)
-        assert context["header_buttons"] == [{"buttons": left}]
+        assert context["header_buttons"] == [{"buttons": left}, alone]

@@ -228,18 +228,28 @@ def amend(app, docname, source) -> None:
         source[0] += index(sorted(Path(app.srcdir, "notebooks").glob("*.ipynb")))
     if not re.fullmatch(r"notebooks/\d\d_\w+", docname):
         return
-    app.env.note_dependency(str(Path(app.srcdir, FOLDER).with_suffix(".yaml")))
     notebook = Notebook.load(Path(app.srcdir, f"{docname}.ipynb"))
     data = json.loads(source[0])
     prose = [cell for cell in data["cells"] if cell["cell_type"] == "markdown"]
-    quick = of_profile(notebook, "quick")
-    if quick:
-        first = "".join(prose[0]["source"])
-        prose[0]["source"] = re.sub(
-            r"^- \d+ minutes to read$", rf"\g<0>\n- {duration(quick.seconds)} to run", first, flags=re.M
-        )
+    first = "".join(prose[0]["source"])
+    prose[0]["source"] = re.sub(r"^- \d+ minutes to read$", rf"\g<0>{to_run(notebook)}", first, flags=re.MULTILINE)
     prose[-1]["source"] = "".join(prose[-1]["source"]) + again(notebook)
     source[0] = json.dumps(data)
+
+
+def outdated(app, env, *sets) -> list[str]:
+    """Return the pages to be read again though their files are as they were: records or ``parameters.yaml`` are not."""
+    before = getattr(env, "amended", {})
+    chapters = {f"notebooks/{path.stem}": Notebook.load(path) for path in Path(app.srcdir).glob("notebooks/*.ipynb")}
+    env.amended = {docname: to_run(notebook) + again(notebook) for docname, notebook in chapters.items()}
+    changed = [docname for docname in chapters if env.amended[docname] != before.get(docname)]
+    return sorted({FOLDER, *changed} & env.found_docs)
+
+
+def to_run(notebook: Notebook) -> str:
+    """Return the line of a card that says how long a run takes, or nothing where there is no record."""
+    quick = of_profile(notebook, "quick")
+    return f"\n- {duration(quick.seconds)} to run" if quick else ""
 
 
 def again(notebook: Notebook) -> str:
@@ -304,6 +314,5 @@ def made(record: RunRecord) -> str:
 def setup(app):
     app.connect("config-inited", write_pages, priority=100)  # before the table of contents looks for files
     app.connect("source-read", amend)
-    # These follow records, which Sphinx does not know; chapters are read anew when make book sees other records.
-    app.connect("env-get-outdated", lambda app, env, added, changed, removed: [FOLDER])
+    app.connect("env-get-outdated", outdated)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -38,10 +38,10 @@ def hint(app, docname, source) -> None:
 
 def drop_edit(app, pagename, templatename, context, doctree) -> None:
     """Leave out the button that would edit a page that is written when the book is built."""
-    if pagename.startswith(WRITTEN):
-        for group in context.get("header_buttons", []):
-            buttons = group.get("buttons", [])
-            group["buttons"] = [button for button in buttons if button.get("label") != "source-edit-button"]
+    groups = context.get("header_buttons", []) if pagename.startswith(WRITTEN) else []
+    for group in groups:
+        if "buttons" in group:
+            group["buttons"] = [button for button in group["buttons"] if button.get("label") != "source-edit-button"]
 
 
 def setup(app):
