@@ -29,6 +29,11 @@ TYPES = {
     "list[float]": "list of numbers",
     "list[str]": "list of texts",
 }
+OBJECTS = {
+    "any network": "the name of a network, here or in timm, or a JSON file",
+    "any hardware": "the name of an accelerator or a YAML file",
+    "any design": "a JSON file, or nothing",
+}
 MOST_VARIANTS = 12
 """Runs that one table shows."""
 
@@ -136,7 +141,11 @@ def entry(notebook: Notebook, p: Parameter) -> str:
 
 def allowed(p: Parameter) -> str:
     """Return the type of a parameter and the values that it may have, in words."""
-    span = f"{p.low:g} to {p.high:g}" if p.low is not None else " or ".join(map(str, p.choices))
+    span = (
+        f"{p.low:g} to {p.high:g}"
+        if p.low is not None
+        else " or ".join(map(str, p.choices)) or OBJECTS.get(p.object, "")
+    )
     span += f" {p.unit}" if span and p.unit not in ("1", "name") else ""
     least, most = p.least, p.most
     count = f"{least} values" if least == most else f"{least} to {most} values" if most else f"{least} or more values"

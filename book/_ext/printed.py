@@ -138,5 +138,5 @@ def setup(app):
     app.add_post_transform(OutputsForEpub)
     app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))
     app.add_config_value("epub_math_renderer", "mathml", "html")
-    app.connect("config-inited", name_files)
+    app.connect("config-inited", name_files, priority=950)  # after the table of contents has named the first page
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
