@@ -1,7 +1,7 @@
 """Sphinx extension: a page on the parameters of each notebook, and what a chapter says of its own runs.
 
 Both are written when the book is built: from the parameters cell of the notebook, from ``book/parameters.yaml``, and
-from the records below ``data/results``. The pages lie in ``book/parameters/`` while Sphinx reads them; they are not
+from the notebook's committed records. The pages lie in ``book/parameters/`` while Sphinx reads them; they are not
 committed.
 """
 
@@ -16,7 +16,7 @@ import yaml
 
 from epimlib._checks import PROJECT
 from epimlib.lab.notebooks import Notebook
-from epimlib.lab.parameters import Parameter
+from epimlib.lab.parameters import Parameter, resolve
 from epimlib.lab.records import RunRecord
 
 FOLDER = "book/parameters"
@@ -47,31 +47,19 @@ def said(folder: Path = PROJECT) -> dict[str, Any]:
     return yaml.safe_load((folder / FOLDER).with_suffix(".yaml").read_text(encoding="utf-8"))
 
 
-@cache
-def records(folder: Path = PROJECT) -> dict[str, list[RunRecord]]:
-    """Return the committed records of runs by the name of their notebook; trainings have none."""
-    found: dict[str, list[RunRecord]] = {}
-    for path in sorted((folder / "data" / "results").rglob("*.json")):
-        record = RunRecord.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        found.setdefault(record.notebook, []).append(record)
-    return found
-
-
 def of_profile(notebook: Notebook, profile: str) -> RunRecord | None:
-    """Return the last record of a run with the values of a profile, or None."""
-    full = profile == "full"
-    values = {p.name: p.full if full and p.full is not None else p.default for p in notebook.parameters}
-    values["profile"] = profile
-    same = [record for record in records().get(notebook.name, []) if record.parameters == values]
-    return max(same, key=lambda record: record.started, default=None)
+    """Return, of the committed records with the values of a profile and any seed, that of median time, or None."""
+    values = resolve(notebook.parameters, {"profile": profile}) | {"seed": None}
+    alike = [record for record in notebook.recorded().values() if record.parameters | {"seed": None} == values]
+    return sorted(alike, key=lambda record: record.seconds)[(len(alike) - 1) // 2] if alike else None
 
 
 def variants(notebook: Notebook) -> tuple[list[str], list[RunRecord]]:
     """Return the parameters that differ between recorded runs of the quick profile, and one run for each setting."""
     names = [p.name for p in notebook.parameters]
-    alike = [r for r in records().get(notebook.name, []) if set(r.parameters) == set(names)]
-    alike = [r for r in alike if r.parameters["profile"] == "quick"]
-    differ = [n for n in names if len({repr(r.parameters[n]) for r in alike}) > 1]
+    alike = [record for record in notebook.recorded().values() if set(record.parameters) == set(names)]
+    alike = [record for record in alike if record.parameters["profile"] == "quick"]
+    differ = [n for n in names if len({repr(record.parameters[n]) for record in alike}) > 1]
     settings: dict[tuple, RunRecord] = {}
     for record in alike:
         settings.setdefault(tuple(map(repr, (record.parameters[n] for n in differ))), record)
