@@ -32,7 +32,7 @@ def hint(app, docname, source) -> None:
     data = json.loads(source[0])
     first = next(i for i, cell in enumerate(data["cells"]) if cell["cell_type"] == "code")
     text = f"Opened alone, as in Colab, this notebook first needs the library: `%pip install git+{address}`"
-    data["cells"].insert(first, {"cell_type": "markdown", "metadata": {}, "source": text})
+    data["cells"].insert(first, {"cell_type": "markdown", "id": "install", "metadata": {}, "source": text})
     source[0] = json.dumps(data)
 
 
