@@ -10,7 +10,6 @@ import re
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import yaml
 
@@ -54,11 +53,18 @@ def of_profile(notebook: Notebook, profile: str) -> RunRecord | None:
     return sorted(alike, key=lambda record: record.seconds)[(len(alike) - 1) // 2] if alike else None
 
 
+def swept(notebook: Notebook) -> list[RunRecord]:
+    """Return the committed records of sweeps over the notebook."""
+    folder = notebook.path.parents[1] / "data" / "results" / "sweeps"
+    records = map(RunRecord.load, sorted(folder.rglob("*.json")))
+    return [record for record in records if record.notebook == notebook.name]
+
+
 def variants(notebook: Notebook) -> tuple[list[str], list[RunRecord]]:
     """Return the parameters that differ between recorded runs of the quick profile, and one run for each setting."""
     names = [p.name for p in notebook.parameters]
-    alike = [record for record in notebook.recorded().values() if set(record.parameters) == set(names)]
-    alike = [record for record in alike if record.parameters["profile"] == "quick"]
+    runs = [*notebook.recorded().values(), *swept(notebook)]
+    alike = [run for run in runs if set(run.parameters) == set(names) and run.parameters["profile"] == "quick"]
     differ = [n for n in names if len({repr(record.parameters[n]) for record in alike}) > 1]
     settings: dict[tuple, RunRecord] = {}
     for record in alike:
@@ -204,15 +210,13 @@ def figure(notebook: Notebook, differ: list[str], runs: list[RunRecord], metrics
 
 def explore(notebook: Notebook) -> str:
     """Return a link to the page Explore with the notebook's values, where there is that page and it knows them."""
-    keys = said()[notebook.name].get("explore")
-    if not keys or not (PROJECT / "book" / "explore.md").is_file():
+    question = said()[notebook.name].get("explore")
+    if not question or not (PROJECT / "book" / "explore.md").is_file():
         return ""
-    defaults = {p.name: p.default for p in notebook.parameters}
-    query = urlencode({key: text(defaults.get(name, name)) for key, name in keys.items()})
+    values = {p.name: text(p.default) for p in notebook.parameters}
     return (
-        "## Without running anything\n\n```{raw} html\n"
-        f'<p><a href="../explore.html#{query}">Explore these values</a>: another size, crossbar or network at once, '
-        "in this page.</p>\n```"
+        "## Without running anything\n\n"
+        f"{{explore}}`These values on the page Explore <{question.format(**values)}>`, where others are a choice away."
     )
 
 
