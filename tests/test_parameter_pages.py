@@ -82,9 +82,9 @@ class TestPage:
             "(parameters-03_tiny)=\n# Parameters of chapter 3\n\nWhat {doc}`/notebooks/03_tiny` lets"
         )
         assert "```bash\nepim run 03_tiny -p rows=2048\n```" in text
-        assert "`rows`\n: Word lines, the rows of an epitome. More rows, more weight. The time rises.\n" in text
+        assert "`rows`: word lines, the rows of an epitome\n: More rows, more weight. The time rises.\n" in text
         assert "*whole number, 16 to 8192 word lines; default* `1024`, in the full profile `2048`.\n" in text
-        assert "*list of whole numbers, 1 or 2 or 3 or 5 bit; default* `3,5`.\n" in text
+        assert "*list of whole numbers, 1, 2, 3 or 5 bit; default* `3,5`.\n" in text
         assert "No record says how long it runs." in text
         assert "made before" not in text
 

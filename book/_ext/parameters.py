@@ -129,20 +129,20 @@ def entry(notebook: Notebook, p: Parameter) -> str:
     own, general = said()[notebook.name], said()["all"]
     effect = own["effect"].get(p.name, general["effect"].get(p.name, ""))
     time = own.get("time", {}).get(p.name)
-    meaning = f"{p.help[0].upper()}{p.help[1:]}. {effect}" + (f" The time {time}." if time else "")
-    return f"`{p.name}`\n: {meaning.strip()}\n\n  *{allowed(p)}; default* {values}.\n"
+    more = effect + (f" The time {time}." if time else "")
+    return f"`{p.name}`: {p.help}\n: {more.strip()}\n\n  *{allowed(p)}; default* {values}.\n"
 
 
 def allowed(p: Parameter) -> str:
     """Return the type of a parameter and the values that it may have, in words."""
-    span = (
-        f"{p.low:g} to {p.high:g}"
-        if p.low is not None
-        else " or ".join(map(str, p.choices)) or OBJECTS.get(p.object, "")
-    )
-    span += f" {p.unit}" if span and p.unit not in ("1", "name") else ""
     least, most = p.least, p.most
     count = f"{least} values" if least == most else f"{least} to {most} values" if most else f"{least} or more values"
+    if p.choices:
+        *others, last = map(str, p.choices)
+        span = f"{', '.join(others)} or {last}"
+    else:
+        span = f"{p.low:g} to {p.high:g}" if p.low is not None else OBJECTS.get(p.object, "")
+    span += f" {p.unit}" if span and p.unit not in ("1", "name") else ""
     many = p.type.startswith("list")
     return ", ".join(filter(None, [TYPES[p.type], span, count if many and (least, most) != (1, None) else "", p.order]))
 
