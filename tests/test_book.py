@@ -2,6 +2,7 @@
 
 import json
 import re
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,57 @@ def built():
     if not (HTML / "index.html").is_file():
         pytest.skip("the book is not built here: run make book")
     return {path: path.read_text(encoding="utf-8") for path in HTML.rglob("*.html") if "_static" not in path.parts}
+
+
+class Tables(HTMLParser):
+    """Collects the tables of a page that pandas made, as rows of texts."""
+
+    def __init__(self):
+        super().__init__()
+        self.tables, self.inside, self.cell = [], False, False
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "table":
+            self.inside = "dataframe" in (dict(attrs).get("class") or "")
+            self.tables += [[]] * self.inside
+        elif self.inside and tag == "tr":
+            self.tables[-1] = [*self.tables[-1], []]
+        elif self.inside and tag in ("th", "td"):
+            self.tables[-1][-1].append("")
+            self.cell = True
+
+    def handle_endtag(self, tag):
+        self.inside, self.cell = self.inside and tag != "table", self.cell and tag not in ("th", "td")
+
+    def handle_data(self, data):
+        if self.inside and self.cell:
+            self.tables[-1][-1][-1] += data.strip()
+
+
+def sums(table: list[list[str]]) -> list[list[str]]:
+    """Return the columns above a last row *sum*, or the rows before a last column *sum*, each with its sum."""
+    if "sum" in table[0]:
+        table = [list(column) for column in zip(*table, strict=True)]
+    if table[-1][0] != "sum":
+        return []
+    body = [row for row in table if len(row) == len(table[-1])][1:]
+    return [list(column) for column in zip(*body, strict=True)][1:]
+
+
+def test_parts_that_are_shown_add_up(built):
+    """Of every table with a sum, that of latencies in chapters 6 and 11 among them, but for the digits not shown."""
+    found = set()
+    for path, text in built.items():
+        parser = Tables()
+        parser.feed(text)
+        for column in (column for table in parser.tables for column in sums(table)):
+            *parts, total = [cell.replace(",", "") for cell in column]
+            if total:
+                digits = max(len(number.partition(".")[2]) for number in (*parts, total))
+                added = sum(float(part or 0) for part in parts)
+                assert abs(added - float(total)) <= len(column) * 0.5 * 10**-digits, (path.name, column)
+                found.add(path.stem)
+    assert found >= {"06_cost", "11_search"}
 
 
 def test_built_pages_load_nothing_from_another_host(built):

@@ -3,13 +3,17 @@
 - Everything that a page loads lies in the book itself: MathJax, which typesets the formulas, is copied out of
   the ``sphinx-mathjax-offline`` package, and the scripts of sphinx-thebe, which Jupyter Book always adds and
   which would fetch a kernel client from another host, are left out.
+- A drawing (SVG) stands in the page itself, so that its lines have the colour of a light or a dark page.
 - The docstrings of attributes, constants and properties are plain sentences.
 - The bibliography does not claim to be a list of list items, which it is not for a screen reader.
 """
 
 import shutil
+from html import escape
 from importlib.util import find_spec
 from pathlib import Path
+
+from docutils import nodes
 
 MATHJAX = ("tex-mml-chtml.js", "output/chtml/fonts/woff-v2")
 
@@ -29,6 +33,19 @@ def copy_mathjax(app, error):
         else:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source / name, target / name)
+
+
+def inline_drawings(app, doctree, docname):
+    """Replace every SVG file that a page shows by its text, with the alternative text of the image as its name."""
+    if app.builder.format != "html":
+        return
+    for image in doctree.findall(nodes.image):
+        path = Path(app.srcdir, image["uri"])
+        if path.suffix == ".svg":
+            svg = path.read_text(encoding="utf-8")
+            width = f' style="width: {image["width"]}"' if "width" in image else ""
+            svg = f'<svg class="plot" aria-label="{escape(image["alt"])}"{width}' + svg[svg.index("<svg") + 4 :]
+            image.replace_self(nodes.raw("", svg, format="html"))
 
 
 def correct_page(app, pagename, templatename, context, doctree):
@@ -54,6 +71,7 @@ def setup(app):
     app.config.mathjax_path = "mathjax/tex-mml-chtml.js"
     app.set_html_assets_policy("always")  # a formula may stand in the output of a cell only
     app.connect("build-finished", copy_mathjax)
+    app.connect("doctree-resolved", inline_drawings)
     app.connect("html-page-context", correct_page, priority=900)
     app.connect("autodoc-process-docstring", plain_sentence, priority=400)  # napoleon comes at 500
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

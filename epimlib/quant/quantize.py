@@ -17,8 +17,7 @@ The paper's quantizer is known to us by its name only ("epitome-aware"); the def
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +25,8 @@ from torch.nn.utils import parametrize
 
 from epimlib._checks import nearest
 from epimlib.epitome.layers import EpitomeConv2d, EpitomeLinear
+from epimlib.epitome.plan import COEFFICIENT_BITS
+from epimlib.epitome.trace import evaluating
 from epimlib.quant.grid import InputQuantizer, QuantConfig, QuantizedLayer, WeightQuantizer
 
 LAYERS = (nn.Conv2d, nn.Linear, EpitomeConv2d, EpitomeLinear)
@@ -117,19 +118,6 @@ def calibrate(model: nn.Module, batches: Tensor | Iterable[Tensor]) -> None:
         raise ValueError("batches must hold at least one batch, got none")
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch a model to eval mode without gradients, and every part of it back to the mode it had."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
 def quantized_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Return the quantized layers of a model by name.
 
@@ -171,9 +159,16 @@ def integer_weights(model: nn.Module) -> dict[str, QuantizedLayer]:
 
 
 def attach(module: nn.Module, config: QuantConfig) -> None:
-    """Quantize a float layer in place: its weight or epitome becomes parametrized, its input passes a quantizer."""
+    """Quantize a float layer in place: its weight or epitome becomes parametrized, its input passes a quantizer.
+
+    Free coefficients become parametrized as well, with one step; those of the other kinds have their grid already.
+    """
     quantizer = weight_quantizer(module, config).eval()  # registration calls it once, which is no training step
     parametrize.register_parametrization(module, weight_name(module), quantizer)
+    if weight_name(module) == "epitome" and module.spec.coefficients == "free":
+        grid = dataclasses.replace(config, bits=COEFFICIENT_BITS["free"], granularity="tensor")
+        coefficients = WeightQuantizer(module.coefficients.detach(), grid).eval()
+        parametrize.register_parametrization(module, "coefficients", coefficients)
     module.input_quantizer = InputQuantizer(config).to(quantizer.scale.device)
     module.register_forward_pre_hook(_quantize_input)
     module.train(module.training)
