@@ -1,6 +1,7 @@
 """Checks of arguments and files that every module shares: one clear sentence for each mistake."""
 
 import contextlib
+import dataclasses
 import difflib
 import errno
 import functools
@@ -11,12 +12,13 @@ import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
-PROJECT = Path(__file__).parents[1]
-"""The clone of the project that this library is read from; notebooks and data lie there."""
+LIBRARY = Path(__file__).parent
+PROJECT = LIBRARY / "project" if (LIBRARY / "project").is_dir() else LIBRARY.parent
+"""Where notebooks and data lie: what a wheel holds of them, else the clone of the project."""
 
 LINE = 400
 """Most characters of an error line."""
@@ -72,12 +74,17 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     return f"known are {', '.join(allowed[:10])}{more}"
 
 
+def known_layers(what: str, given: Iterable[str], layers: Collection[str], owner: str) -> None:
+    """Raise if a name that is given is not among the layers of ``owner``; ``what`` is subject and verb."""
+    for name in given:
+        if name not in layers:
+            raise ValueError(f"{what} layer {name!r}, which {owner} lacks; {nearest(name, layers)}")
+
+
 def same_layers(what: str, given: Iterable[str], layers: Iterable[str], owner: str) -> None:
     """Raise if ``what``, which says something of every layer by its name, names another layer or lacks one."""
     given, layers = list(given), list(layers)
-    for name in given:
-        if name not in layers:
-            raise ValueError(f"{what} name layer {name!r}, which {owner} lacks; {nearest(name, layers)}")
+    known_layers(f"{what} name", given, layers, owner)
     missing = [name for name in layers if name not in given]
     if missing:
         raise ValueError(f"{what} lack layer {missing[0]!r} (and {len(missing) - 1} more)")
@@ -88,6 +95,14 @@ def one_of(name: str, value: Any, allowed: Iterable[Any]) -> Any:
     allowed = list(allowed)
     if type(value) not in map(type, allowed) or value not in allowed:  # True equals 1, but is not meant
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+    return value
+
+
+def instance(name: str, value: Any, kind: type, makes: str, hint: str = "") -> Any:
+    """Return ``value`` if it is of a class, or raise; ``makes`` makes one of a name, ``hint`` ends the sentence."""
+    if not isinstance(value, kind):
+        given = f"{value!r}; did you mean {makes}({value!r})?" if isinstance(value, str) else type(value).__name__
+        raise TypeError(f"{name} must be a {kind.__name__}, got {given}{hint}")
     return value
 
 
@@ -103,6 +118,13 @@ def keys(what: str, data: Any, required: Iterable[str], optional: Iterable[str] 
     if missing:
         raise ValueError(f"{what} lacks {', '.join(map(repr, missing))}")
     return data
+
+
+def fields_of(what: str, data: Any, cls: type) -> Mapping[str, Any]:
+    """Return ``data`` if its keys are fields of a dataclass, those without a default among them; or raise as `keys`."""
+    fields = dataclasses.fields(cls)
+    needed = [f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    return keys(what, data, needed, [f.name for f in fields])
 
 
 def name(what: str, value: Any) -> str:

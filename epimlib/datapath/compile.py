@@ -77,8 +77,7 @@ def compile(
         raise ValueError(f"weight must have 4 dimensions, or 2 (linear layer), got shape {tuple(weight.shape)}")
     if plan is not None and groups != 1:
         raise ValueError(f"groups must be 1 for an epitome, got {groups}")
-    if positive("activation_bits", activation_bits, 1 + signed) > 16:
-        raise ValueError(f"activation_bits must be at most 16, got {activation_bits}")
+    positive("activation_bits", activation_bits, 1 + signed, maximum=16)
     if one_of("adc_range", adc_range, analog.ADC_RANGES) == "calibrated" and calibration is None:
         raise ValueError("calibration must be a feature map when adc_range is 'calibrated', got None")
     crossbar = check_hardware(hardware).crossbar
@@ -102,12 +101,12 @@ def compile(
     errors = errors or NonIdealities()
     levels = analog.cell_levels(matrix, bits, crossbar, slices)
     conductance = analog.program_cells(levels, crossbar.cell_bits, errors, generator)
-    adcs = layout.row_blocks * math.ceil(groups / layout.together), slices, *layout.adcs
+    adcs = layout.packing.row_blocks * layout.packing.arrays, slices, *layout.adcs
 
     scale = _scale(scale, layout)
     weight_scale = scale
     if scale.ndim:
-        weight_scale = scale[torch.arange(rows) // layout.usable].T.reshape(weight.shape)
+        weight_scale = scale[torch.arange(rows) // layout.packing.usable].T.reshape(weight.shape)
     if plan is not None:
         index = torch.from_numpy(plan.index)
         weight = weight.reshape(-1)[index]
@@ -137,7 +136,7 @@ def _scale(scale: float | Tensor, layout: Layout) -> Tensor:
     """Return a number, or a scale for every ``(row block, column)`` of the matrix."""
     # First to the CPU: Apple's GPUs have no float64.
     scale = scale.detach().cpu().double() if isinstance(scale, Tensor) else torch.tensor(scale, dtype=torch.float64)
-    shape = (layout.row_blocks, layout.groups * layout.cols)
+    shape = (layout.packing.row_blocks, layout.groups * layout.cols)
     if not bool(scale.isfinite().all()):
         raise ValueError("scale must be finite, got NaN or infinity")
     try:

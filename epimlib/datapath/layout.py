@@ -71,33 +71,19 @@ class Layout:
     """Rows of one channel."""
 
     @cached_property
-    def _packing(self) -> Packing:
+    def packing(self) -> Packing:
+        """Where the groups lie on crossbars."""
         return pack(self.groups, self.rows, self.cols, self.window, self.hardware.crossbar)
-
-    @property
-    def usable(self) -> int:
-        """Rows that one crossbar holds."""
-        return self._packing.usable
-
-    @property
-    def together(self) -> int:
-        """Groups in one array."""
-        return self._packing.together
-
-    @property
-    def row_blocks(self) -> int:
-        """Row blocks of one array."""
-        return self._packing.row_blocks
 
     def bit_lines(self, columns: slice) -> np.ndarray:
         """Return the bit line of every column, counted through the column blocks of its array."""
-        return np.arange(columns.start, columns.stop) % (self.together * self.cols)
+        return np.arange(columns.start, columns.stop) % (self.packing.together * self.cols)
 
     @property
     def adcs(self) -> tuple[int, int]:
         """Column blocks of one array, and ADCs of a crossbar. ADC ``a`` serves bit lines ``a, a + ADCs, ...``."""
         crossbar = self.hardware.crossbar
-        return self._packing.col_blocks, min(self.hardware.adc.per_crossbar, crossbar.cols)
+        return self.packing.col_blocks, min(self.hardware.adc.per_crossbar, crossbar.cols)
 
     def rounds(self, tables: Tables | None) -> tuple[Round, ...]:
         """Return the rounds of the tables; without any, the single round of a grouped convolution."""
@@ -118,8 +104,9 @@ class Layout:
         )
 
     def _round(self, inputs: slice, lines: np.ndarray, columns: slice, outputs: slice, extends: bool) -> Round:
-        array, row = np.divmod(lines, self.together * self.rows)
-        block, place = array * self.row_blocks + row // self.usable, row % self.usable
+        packing = self.packing
+        array, row = np.divmod(lines, packing.together * self.rows)
+        block, place = array * packing.row_blocks + row // packing.usable, row % packing.usable
         group = place // self.hardware.dac.per_crossbar
         cuts = np.flatnonzero((np.diff(block) != 0) | (np.diff(group) != 0)) + 1
         reads: list[Read] = []

@@ -97,7 +97,7 @@ def column_sums(
             fetched = fetched.repeat_interleave(layout.cols, 1) if layout.groups > 1 else fetched
             sums = sums - fetched * (1 << program.bits - 1)
         if program.scale.ndim:
-            sums = sums * program.scale[read.block % layout.row_blocks, read.columns]
+            sums = sums * program.scale[read.block % layout.packing.row_blocks, read.columns]
         total[:, read.outputs.start - round.outputs.start :][:, : sums.shape[1]] += sums
     return total
 

@@ -18,10 +18,11 @@ from epimlib.datapath.compile import compile
 from epimlib.datapath.execute import run
 from epimlib.datapath.program import Program
 from epimlib.epitome.layers import EpitomeConv2d
+from epimlib.epitome.trace import evaluating
 from epimlib.pim.events import Events
 from epimlib.pim.hardware import Hardware, check_hardware
 from epimlib.quant.grid import QuantizedLayer, input_limits
-from epimlib.quant.quantize import LAYERS, evaluating, weight_name
+from epimlib.quant.quantize import LAYERS, weight_name
 
 
 class Simulation(NamedTuple):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from epimlib._checks import keys, nearest, positive
+from epimlib._checks import keys, known_layers, positive
 from epimlib.epitome.plan import EpitomeSpec, check_fit
 from epimlib.epitome.workload import Layer, Workload, check_workload
 
@@ -54,14 +54,9 @@ class Design(Mapping[str, EpitomeSpec]):
         depthwise convolutions, and layers of whose window not even one channel fits, stay dense.
         """
         positive("rows", rows)
-        check_workload(workload)
-        return cls(
-            {
-                layer.name: spec
-                for layer in workload.weighted
-                if (spec := uniform_spec(layer, rows, cols, wrap, family)) is not None
-            }
-        )
+        layers = check_workload(workload).weighted
+        specs = {layer.name: uniform_spec(layer, rows, cols, wrap, family) for layer in layers}
+        return cls({name: spec for name, spec in specs.items() if spec is not None})
 
     def check(self, workload: Workload) -> "Design":
         """Return the design if it fits the workload.
@@ -71,9 +66,8 @@ class Design(Mapping[str, EpitomeSpec]):
             ValueError: if it names a layer that the workload lacks, or whose weight has another shape or groups.
         """
         layers = {layer.name: layer for layer in check_workload(workload).weighted}
+        known_layers("design names", self, layers, repr(workload.name))
         for name, spec in self._layers.items():
-            if name not in layers:
-                raise ValueError(f"design names layer {name!r}, which {workload.name!r} lacks; {nearest(name, layers)}")
             check_fit(f"design of layer {name!r}", spec, layers[name].weight_shape, layers[name].groups)
         return self
 

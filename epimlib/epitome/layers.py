@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from epimlib._checks import nearest, one_of
+from epimlib._checks import known_layers, one_of
 from epimlib.epitome.design import Design
 from epimlib.epitome.plan import EpitomeSpec, Plan, check_fit
 
@@ -270,9 +270,7 @@ def epitomize(
     before = sum(p.numel() for p in model.parameters())
     model = copy.deepcopy(model)
     layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
-    for name in design:
-        if name not in layers:
-            raise ValueError(f"design names layer {name!r}, which the model lacks; {nearest(name, layers)}")
+    known_layers("design names", design, layers, "the model")
     converted, dense, replaced = {}, {}, {}
     for name, module in layers.items():
         reason = _reason_to_stay(module, name in design)

@@ -5,13 +5,14 @@ treats as a step of their own appear; normalisation and activation functions bel
 """
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from epimlib._checks import PROJECT, integers, keys, one_of, positive, read_json, write_json
+from epimlib._checks import PROJECT, fields_of, instance, integers, keys, one_of, positive, read_json, write_json
 
 FOLDER = PROJECT / "data" / "workloads"
 
@@ -58,8 +59,7 @@ class Layer:
         for field in ("in_channels", "out_channels", "groups"):
             object.__setattr__(self, field, positive(f"{field} of {self.name!r}", getattr(self, field)))
         for field in ("kernel_size", "stride", "padding", "dilation", "in_size", "out_size"):
-            least = 0 if field == "padding" else 1
-            value = integers(f"{field} of {self.name!r}", getattr(self, field), 2, least)
+            value = integers(f"{field} of {self.name!r}", getattr(self, field), 2, int(field != "padding"))
             object.__setattr__(self, field, value)
         if self.in_channels % self.groups or self.out_channels % self.groups:
             raise ValueError(
@@ -145,10 +145,7 @@ class Workload:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that ``from_dict`` reads."""
-        layers = [dataclasses.asdict(layer) for layer in self.layers]
-        for layer in layers:
-            layer.update({key: list(value) for key, value in layer.items() if isinstance(value, tuple)})
-        return {"name": self.name, "input_size": list(self.input_size), "layers": layers}
+        return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Workload":
@@ -161,11 +158,8 @@ class Workload:
         keys("a workload", data, ["name", "input_size", "layers"])
         if not isinstance(data["layers"], list | tuple):
             raise ValueError(f"layers of a workload must be a list, got {type(data['layers']).__name__}")
-        fields = [field.name for field in dataclasses.fields(Layer)]
-        layers = [Layer(**keys("a layer", layer, fields[:4], fields[4:])) for layer in data["layers"]]
-        workload = cls(data["name"], data["input_size"], layers)
-        _check_edges(workload)
-        return workload
+        layers = [Layer(**fields_of("a layer", layer, Layer)) for layer in data["layers"]]
+        return _check_edges(cls(data["name"], data["input_size"], layers))
 
     @classmethod
     def load(cls, name: str) -> "Workload":
@@ -199,8 +193,8 @@ class Workload:
         return "\n".join(lines)
 
 
-def _check_edges(workload: Workload) -> None:
-    """Raise if a layer does not fit what it reads.
+def _check_edges(workload: Workload) -> Workload:
+    """Return a workload, or raise if a layer does not fit what it reads.
 
     A linear layer may read a flattened map or some of the tokens, and tokens may be added to a map: their sizes are
     not compared.
@@ -221,6 +215,7 @@ def _check_edges(workload: Workload) -> None:
         if wrong:
             raise ValueError(f"layer {layer.name!r} of {workload.name!r} {wrong}")
         maps[layer.name] = layer.out_channels, layer.out_size
+    return workload
 
 
 def _out_sizes(layer: Layer) -> list[tuple[int, int]]:
@@ -233,11 +228,5 @@ def _out_sizes(layer: Layer) -> list[tuple[int, int]]:
 
 def check_workload(workload: Any) -> Workload:
     """Return the workload, or raise ``TypeError`` if it is something else, such as a model or a name."""
-    if not isinstance(workload, Workload):
-        given = type(workload).__name__
-        if isinstance(workload, str):
-            given = f"{workload!r}; did you mean Workload.load({workload!r})?"
-        elif hasattr(workload, "named_modules"):
-            given += "; epimlib.epitome.trace.trace makes one of a model"
-        raise TypeError(f"workload must be a Workload, got {given}")
-    return workload
+    hint = "; epimlib.epitome.trace.trace makes one of a model" if hasattr(workload, "named_modules") else ""
+    return instance("workload", workload, Workload, "Workload.load", hint)

@@ -165,9 +165,9 @@ def _draw_matrix(group: ET.Element, program: "Program", state: dict[str, Any], c
     sensed = range(column, column + len(state["sums"]))
     left, end = 66, 0.0
     for line, weights in enumerate(matrix):
-        block = line // layout.usable
+        block = line // layout.packing.usable
         y = TOP + line * LINE + block * 24
-        if line % layout.usable == 0:
+        if line % layout.packing.usable == 0:
             write(group, left, y - 5, f"crossbar {block}", font_size=11)
         write(group, 18, y + 11, str(line), font_size=10, text_anchor="end")
         if line in drive:

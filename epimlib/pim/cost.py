@@ -1,6 +1,6 @@
 """Cost of a network: counted events times what each costs.
 
-The equations of one layer. `epimlib.pim.evaluate` puts the layers of a network together, `epimlib.pim.candidates` adds
+The equations of one layer. `epimlib.pim.evaluate` puts the layers of a network together, `epimlib.search.table` adds
 up very many designs. These are our own rules; those of the simulator MNSIM are in `epimlib.pim.mnsim`.
 
 For one layer and one image, ``n_x`` is the count of event ``x`` in `epimlib.pim.events.Events`; the symbols are those
@@ -60,21 +60,59 @@ that an output is the sum of.
 The rest of a network: pooling takes a tile of its own; a residual sum, or the product with a gate, is done by
 ``pooling.units`` adders for each ``S_c`` channels, a product bit by bit; concatenation is free; of products of
 activations (attention) the traffic is counted.
-
-**The network.** Layer after layer, its latency is the sum over the layers. Layer-pipelined, a layer starts as soon as
-its window is there (`epimlib.pim.pipeline`); all positions of a layer take equally long.
 """
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from epimlib.epitome.plan import EpitomeSpec
 from epimlib.epitome.workload import Layer
-from epimlib.pim.events import Events, count_events, geometry, input_cycles
+from epimlib.pim.events import input_cycles, layer_events, position_events
 from epimlib.pim.hardware import Hardware
-from epimlib.pim.mapping import LayerMapping, bit_slices, map_layer
-from epimlib.pim.report import LayerCost
+from epimlib.pim.mapping import bit_slices, map_layer
+
+COUNTED = (
+    "Counted: crossbars with converters and digital logic, buffers, index tables, joint modules, pooling, "
+    "element-wise units, transfers and leakage while a layer works. Not counted: programming of the cells, "
+    "off-chip memory, control, activation functions, the arithmetic of products of activations."
+)
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """What one layer costs for one image. Dictionaries go by component."""
+
+    name: str
+    kind: str
+    crossbars: int
+    utilization: float
+    """Share of the cells of its crossbars that hold a part of a weight."""
+    time: Mapping[str, float]
+    """What it is busy with, one after the other [s]."""
+    energy: Mapping[str, float]
+    """[J]"""
+    area: Mapping[str, float]
+    """[m^2]"""
+    leakage: float = 0.0
+    """Static power while it works [W]."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """How often each action happens."""
+    start: float = 0.0
+    """When its first position starts [s]."""
+    finish: float = 0.0
+    """When its last position is finished [s]."""
+
+    @property
+    def latency(self) -> float:
+        """Time that the layer is busy [s]; waiting for other layers is left out."""
+        return math.fsum(self.time.values())
+
+    @property
+    def sums(self) -> tuple[float, float, float, int]:
+        """Latency [s], energy [J], area [m^2] and crossbars: what adds up over layers."""
+        return self.latency, math.fsum(self.energy.values()), math.fsum(self.area.values()), self.crossbars
 
 
 class _Parts(NamedTuple):
@@ -160,22 +198,21 @@ class CostModel:
         key = (*shape, layer.dilation, layer.groups, layer.in_size, layer.out_size, len(layer.inputs), spec, bits)
         if key not in self.known:
             if layer.weighted:
-                cost = self._weighted(layer, spec, bits)
+                self.known[key] = self._weighted(layer, spec, bits)
             elif layer.kind == "pool":
-                cost = self._pool(layer)
+                self.known[key] = self._pool(layer)
             else:
-                cost = self._elementwise(layer)
-            self.known[key] = cost
+                self.known[key] = self._elementwise(layer)
         return self.known[key]
 
     def _weighted(self, layer: Layer, spec: EpitomeSpec | None, b: int) -> LayerCost:
-        h = self.hardware
+        h, b_x = self.hardware, self.b_x
         mapped = map_layer(layer, spec, h.crossbar, bit_slices(b, h.crossbar))
-        g = geometry(layer, spec, h)
-        n = count_events(layer, g, h, b, self.b_x)
+        n, (_, turns) = layer_events(layer, spec, h, b, b_x), position_events(layer, spec, h)
         table_bits = n.table_bits // layer.positions
-        M_r, M_c = mapped.packing.row_blocks, mapped.packing.arrays * mapped.packing.col_blocks
-        pairs = mapped.crossbars // mapped.polarity
+        _, _, a, M_r, col_blocks = mapped.packing
+        M_c = a * col_blocks
+        pairs = mapped.crossbars // h.crossbar.polarity
         number = {
             "crossbars": mapped.crossbars,
             "DACs": pairs * self.D,
@@ -185,46 +222,27 @@ class CostModel:
             "table bits": table_bits,
             "tiles": math.ceil(pairs / (h.tile.groups * h.tile.elements)),
         }
-        n_reads = layer.positions * input_cycles(self.b_x, h.dac.bits) * g.turns
+        n_reads = layer.positions * input_cycles(b_x, h.dac.bits) * turns
+        d = 1 + math.ceil(math.log2(M_r)) + (h.crossbar.polarity == 1) + (n.joins > 0) + (n.table_bits > 0)
         time = {
             "analog": max(n_reads * self.t_read, n.steps * self.t_convert),
-            "digital": self.T * (n.rounds * self._stages(n, M_r) + (n.output_writes - n.copies) / (self.A * M_c)),
+            "digital": self.T * (n.rounds * d + (n.output_writes - n.copies) / (self.A * M_c)),
         }
         counts = n.to_dict() | {"tiles": number["tiles"]}
         own = _Parts(time, _add_up(self.energy, counts), _add_up(self.area, number), table_bits * h.table.leakage)
-        traffic = self._weighted_traffic(layer, n, b, mapped)
+        b_s = b + b_x + math.ceil(math.log2(math.prod(layer.weight_shape[1:])))
+        partial = n.output_reads, n.output_writes - layer.positions * layer.out_channels
+        inputs = n.input_reads, n.input_writes, _input_words(layer)
+        traffic = self._traffic(layer, inputs, (M_r * a, M_c), partial, b_s)
         return _cost(layer, own, traffic, counts, mapped.crossbars, mapped.utilization)
 
-    def _stages(self, n: Events, M_r: int) -> int:
-        """Return the clocked stages ``d`` of a round."""
-        offset = self.hardware.crossbar.polarity == 1
-        return 1 + math.ceil(math.log2(M_r)) + offset + (n.joins > 0) + (n.table_bits > 0)
-
-    def _weighted_traffic(self, layer: Layer, n: Events, b: int, mapped: LayerMapping) -> _Parts:
-        b_x, (_, _, a, M_r, col_blocks) = self.b_x, mapped.packing
-        O = layer.positions * layer.out_channels  # noqa: E741 - the symbol of the equations
-        b_s = b + b_x + math.ceil(math.log2(math.prod(layer.weight_shape[1:])))
-        return self._traffic(
-            reads=(n.input_reads * b_x, O * b_x + n.output_reads * b_s),
-            writes=(n.input_writes * b_x, O * b_x + (n.output_writes - O) * b_s),
-            buffers=(M_r * a, a * col_blocks),
-            capacity=(_input_words(layer) * b_x, 2 * layer.out_channels * b_s),
-            sent=O * b_x,
-        )
-
     def _pool(self, layer: Layer) -> LayerCost:
-        h, b_x, pooling = self.hardware, self.b_x, self.hardware.pooling
+        h, pooling = self.hardware, self.hardware.pooling
         window = math.prod(layer.kernel_size)
         outputs, fetched = layer.positions * layer.out_channels, layer.positions * layer.in_channels * window
         stored = math.prod(layer.in_size) * layer.in_channels
         passes = layer.positions * math.ceil(layer.in_channels / pooling.units) * math.ceil(window / pooling.window)
-        traffic = self._traffic(
-            reads=(fetched * b_x, outputs * b_x),
-            writes=(stored * b_x, outputs * b_x),
-            buffers=(1, 1),
-            capacity=(_input_words(layer) * b_x, 2 * layer.out_channels * b_x),
-            sent=outputs * b_x,
-        )
+        traffic = self._traffic(layer, (fetched, stored, _input_words(layer)), (1, 1), (0, 0), self.b_x)
         time = passes * pooling.latency
         area = {"pooling": pooling.area, "network": h.chip.router_area}
         own = _Parts({"pooling": time}, {"pooling": time * pooling.power}, area)
@@ -240,41 +258,36 @@ class CostModel:
         operands = max(len(layer.inputs), 2)
         parallel = math.ceil(layer.out_channels / h.crossbar.cols)
         rounds = {"add": operands - 1, "multiply": (operands - 1) * b_x}.get(layer.kind, 0)  # additions for each word
-        width = layer.out_channels * b_x
-        traffic = self._traffic(
-            reads=(operands * words * b_x, words * b_x),
-            writes=(operands * words * b_x, words * b_x),
-            buffers=(parallel, parallel),
-            capacity=(operands * width, 2 * width),
-            sent=words * b_x,
-        )
-        lanes = h.pooling.units * parallel if rounds else 0
-        steps = layer.positions * math.ceil(layer.out_channels / lanes) * rounds if rounds else 0
-        energy, area = self.T * words * rounds * h.adder.power, lanes * h.adder.area
+        inputs = operands * words, operands * words, operands * layer.out_channels
+        traffic = self._traffic(layer, inputs, (parallel, parallel), (0, 0), b_x)
+        lanes = h.pooling.units * parallel
+        steps = layer.positions * math.ceil(layer.out_channels / lanes) * rounds
+        energy, area = self.T * words * rounds * h.adder.power, (lanes if rounds else 0) * h.adder.area
         own = _Parts({"digital": self.T * steps}, {"digital": energy}, {"digital": area})
-        fetched = operands * words  # and written before
-        counts = {"additions": words * rounds, "input_reads": fetched, "input_writes": fetched, "output_writes": words}
-        return _cost(layer, own, traffic, counts)
+        moved = {"input_reads": inputs[0], "input_writes": inputs[1], "output_writes": words}
+        return _cost(layer, own, traffic, {"additions": words * rounds, **moved})
 
     def _traffic(
-        self,
-        reads: tuple[int, int],
-        writes: tuple[int, int],
-        buffers: tuple[int, int],
-        capacity: tuple[int, int],
-        sent: int,
+        self, layer: Layer, inputs: tuple[int, int, int], number: tuple[int, int], partial: tuple[int, int], b_s: int
     ) -> _Parts:
-        """Return the cost of buffers and network; pairs are of input and output buffers, in bits."""
+        """Return the cost of buffers and network; ``inputs`` are words that are read, written and held at a time.
+
+        ``number`` is that of input and of output buffers; the latter read and write ``partial`` sums of ``b_s`` bits.
+        """
+        sent = layer.positions * layer.out_channels * self.b_x
+        fetched, stored, held = (words * self.b_x for words in inputs)
+        reads, writes = (fetched, sent + partial[0] * b_s), (stored, sent + partial[1] * b_s)
+        capacity = held, 2 * layer.out_channels * b_s
         h, buffer = self.hardware, self.hardware.buffer
         time, energy, area, leakage = {}, {}, {}, 0.0
-        for name, read, write, number, size in zip(("input", "output"), reads, writes, buffers, capacity, strict=True):
-            macro = buffer.macro(size / number)
-            time[f"{name} buffer"] = (read + write) / number * self.t_bit
+        for name, read, write, count, size in zip(("input", "output"), reads, writes, number, capacity, strict=True):
+            macro = buffer.macro(size / count)
+            time[f"{name} buffer"] = (read + write) / count * self.t_bit
             accesses = read * buffer.read_energy[macro] + write * buffer.write_energy[macro]
             energy[f"{name} buffer"] = accesses / buffer.port_bits
-            area[f"{name} buffer"] = number * buffer.area[macro]
-            leakage += number * buffer.leakage[macro]
-        time["network"] = h.chip.hops * sent / (buffers[1] * h.chip.bandwidth)
+            area[f"{name} buffer"] = count * buffer.area[macro]
+            leakage += count * buffer.leakage[macro]
+        time["network"] = h.chip.hops * sent / (number[1] * h.chip.bandwidth)
         moved = sum(reads) + sum(writes)
         energy["network"] = moved * h.tile.bit_energy + h.chip.hops * sent * h.chip.hop_energy
         return _Parts(time, energy, area, leakage)

@@ -1,4 +1,7 @@
-"""What one image costs: every layer by the equations of `epimlib.pim.cost`, then the layers in time."""
+"""What one image costs: every layer by the equations of `epimlib.pim.cost`, then the layers in time.
+
+Layer after layer, their times add up; layer-pipelined, all positions of a layer are taken to last equally long.
+"""
 
 from collections.abc import Mapping
 
@@ -9,11 +12,11 @@ from epimlib.epitome.design import Design
 from epimlib.epitome.plan import EpitomeSpec
 from epimlib.epitome.workload import Workload, check_workload
 from epimlib.pim import mnsim
-from epimlib.pim.cost import CostModel
+from epimlib.pim.cost import CostModel, LayerCost
 from epimlib.pim.hardware import Hardware, check_hardware
 from epimlib.pim.mapping import bit_slices, layer_bits, map_layer
 from epimlib.pim.pipeline import pipeline
-from epimlib.pim.report import CostReport, LayerCost
+from epimlib.pim.report import CostReport
 
 
 def evaluate(
@@ -48,12 +51,7 @@ def evaluate(
     slices = bit_slices(positive("baseline_bits", baseline_bits), check_hardware(hardware).crossbar)
     positive("activation_bits", activation_bits)
     if hardware.rules == "mnsim":
-        if design:
-            raise ValueError(
-                f"rules 'mnsim' evaluate dense networks only, got a design with {len(design)} epitomes; "
-                "choose rules 'events'"
-            )
-        layers = mnsim.layer_costs(workload, hardware, weights, activation_bits, pipelined)
+        layers = mnsim.layer_costs(workload, hardware, design, weights, activation_bits, pipelined)
         baseline = mnsim.crossbars(workload, hardware, baseline_bits)
     else:
         model = CostModel(hardware, activation_bits)

@@ -22,9 +22,8 @@ What is assumed of the hardware (our reconstruction, after ISAAC and MNSIM):
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 
@@ -104,36 +103,6 @@ class Events:
         return f"<table><thead><tr><th>event</th><th>count</th></tr></thead><tbody>{rows}</tbody></table>"
 
 
-class Geometry(NamedTuple):
-    """What one output position takes of the crossbars of one bit slice and sign, summed over the rounds."""
-
-    rounds: int
-    turns: int
-    """Row groups that are read one after the other: those of the crossbar that takes longest of each round."""
-    steps: int
-    """These row groups x columns that share an ADC."""
-    channels: int
-    """Input channels fetched."""
-    rows: int
-    """Word lines of the matrix driven."""
-    lines: int
-    """Word lines driven: ``rows``, times the column blocks that they reach."""
-    reads: int
-    """Reads: row groups x column blocks."""
-    cells: int
-    """Rows x columns."""
-    conversions: int
-    """Row groups x columns."""
-    columns: int
-    """Columns sensed."""
-    tree_adds: int
-    """(Row blocks - 1) x columns."""
-    joins: int
-    """Columns of the rounds that extend a partial sum."""
-    copies: int
-    table_bits: int
-
-
 def layer_events(
     layer: Layer,
     spec: EpitomeSpec | None,
@@ -157,38 +126,16 @@ def layer_events(
         ValueError: if the layer has no weight, the epitome is for another weight, or a crossbar is smaller
             than one channel's window.
     """
-    return count_events(layer, geometry(layer, spec, hardware), hardware, bits, activation_bits, signed)
-
-
-def count_events(
-    layer: Layer, g: Geometry, hardware: Hardware, bits: int, activation_bits: int, signed: bool = False
-) -> Events:
-    """Return `layer_events` of the layer whose `geometry` is ``g``."""
-    crossbar = hardware.crossbar
-    slices = bit_slices(bits, crossbar)
+    one, _ = position_events(layer, spec, hardware)
+    polarity, slices = hardware.crossbar.polarity, bit_slices(bits, hardware.crossbar)
     cycles = input_cycles(activation_bits, hardware.dac.bits, signed)
-    positions = layer.positions
-    analog = positions * cycles * slices
-    taps = math.prod(_taps(*axis) for axis in layer.axes)
-    return Events(
-        rounds=positions * g.rounds,
-        steps=positions * cycles * g.steps,
-        input_writes=layer.in_channels * math.prod(layer.in_size),
-        input_reads=taps * g.channels,
-        word_lines=analog * crossbar.polarity * g.lines,
-        dac_conversions=analog * g.lines,
-        crossbar_reads=analog * crossbar.polarity * g.reads,
-        cell_reads=analog * crossbar.polarity * g.cells,
-        adc_conversions=analog * g.conversions,
-        shift_adds=analog * g.conversions,
-        tree_adds=positions * g.tree_adds,
-        offset_adds=positions * (g.rows + g.columns) if crossbar.polarity == 1 else 0,
-        joins=positions * g.joins,
-        copies=positions * g.copies,
-        output_reads=positions * g.joins,
-        output_writes=positions * (g.columns + g.copies),
-        table_bits=positions * g.table_bits,
-    )
+    times = {"steps": cycles}
+    times |= dict.fromkeys(("dac_conversions", "adc_conversions", "shift_adds"), cycles * slices)
+    times |= dict.fromkeys(("word_lines", "crossbar_reads", "cell_reads"), cycles * slices * polarity)
+    counts = {name: layer.positions * times.get(name, 1) * count for name, count in one.to_dict().items()}
+    counts["input_writes"] = layer.in_channels * math.prod(layer.in_size)
+    counts["input_reads"] = one.input_reads * math.prod(_taps(*axis) for axis in layer.axes)
+    return Events(**counts)
 
 
 def input_cycles(activation_bits: int, dac_bits: int, signed: bool = False) -> int:
@@ -206,8 +153,13 @@ def _taps(size: int, out: int, kernel: int, stride: int, padding: int, dilation:
     return total
 
 
-def geometry(layer: Layer, spec: EpitomeSpec | None, hardware: Hardware) -> Geometry:
-    """Return what one output position of a layer takes; arguments and errors are those of `layer_events`."""
+def position_events(layer: Layer, spec: EpitomeSpec | None, hardware: Hardware) -> tuple[Events, int]:
+    """Return what one output position takes, and how many row groups are read one after the other.
+
+    The events are those of one cycle, one bit slice and one sign, summed over the rounds; an input channel counts as
+    one ``input_reads``. Row groups are those of the crossbar that takes longest of each round. Arguments and errors as
+    for `layer_events`.
+    """
     if not layer.weighted:
         raise ValueError(f"layer must have a weight, got {layer.name!r} of kind {layer.kind!r}")
     crossbar = hardware.crossbar
@@ -219,7 +171,9 @@ def geometry(layer: Layer, spec: EpitomeSpec | None, hardware: Hardware) -> Geom
 
 
 @lru_cache(maxsize=4096)
-def _dense(shape: tuple[int, int, int, int], groups: int, crossbar: Crossbar, dacs: int, adcs: int) -> Geometry:
+def _dense(
+    shape: tuple[int, int, int, int], groups: int, crossbar: Crossbar, dacs: int, adcs: int
+) -> tuple[Events, int]:
     """Return what a dense layer takes: as the epitome that is its own weight.
 
     Groups of a grouped convolution are layers side by side: they work at the same time, and all else adds up. Those
@@ -227,11 +181,11 @@ def _dense(shape: tuple[int, int, int, int], groups: int, crossbar: Crossbar, da
     """
     out, inp, *kernel = shape
     rows, cols = inp * math.prod(kernel), out // groups
-    one = _sampled(EpitomeSpec.dense(cols, inp, kernel), False, crossbar, dacs, adcs)
-    side_by_side = Geometry(*(groups * count for count in one))._replace(rounds=1, turns=one.turns, steps=one.steps)
+    one, turns = _sampled(EpitomeSpec.dense(cols, inp, kernel), False, crossbar, dacs, adcs)
+    side_by_side = replace(groups * one, rounds=1, steps=one.steps)
     together = pack(groups, rows, cols, math.prod(kernel), crossbar).together
     if together == 1:
-        return side_by_side
+        return side_by_side, turns
 
     def sensed(groups: int) -> list[int]:
         """Groups that are sensed in each row group of a crossbar that ``groups`` share."""
@@ -240,16 +194,19 @@ def _dense(shape: tuple[int, int, int, int], groups: int, crossbar: Crossbar, da
 
     full, rest = divmod(groups, together)
     everywhere = full * sensed(together) + sensed(rest)
-    return side_by_side._replace(
-        turns=len(sensed(together)),
+    conversions = cols * sum(everywhere)
+    shared = replace(
+        side_by_side,
         steps=sum(math.ceil(number * cols / adcs) for number in sensed(together)),
-        reads=len(everywhere),
-        conversions=cols * sum(everywhere),
+        crossbar_reads=len(everywhere),
+        adc_conversions=conversions,
+        shift_adds=conversions,
     )
+    return shared, len(sensed(together))
 
 
 @lru_cache(maxsize=4096)
-def _sampled(spec: EpitomeSpec, reuse: bool, crossbar: Crossbar, dacs: int, adcs: int) -> Geometry:
+def _sampled(spec: EpitomeSpec, reuse: bool, crossbar: Crossbar, dacs: int, adcs: int) -> tuple[Events, int]:
     """Return what the rounds of an epitome's index tables take."""
     tables = Tables.from_plan(spec.plan(), reuse)
     column, _, columns, extends = tables.ofat.T
@@ -257,22 +214,27 @@ def _sampled(spec: EpitomeSpec, reuse: bool, crossbar: Crossbar, dacs: int, adcs
     driven = _row_groups(tables, rows_in_use(math.prod(spec.epitome[2:]), crossbar), dacs)
     turns, row_groups, row_blocks = driven.max(axis=1), driven.sum(axis=1), (driven > 0).sum(axis=1)
     col_blocks, widest = _column_blocks(column, columns, crossbar.cols)
-    return Geometry(
-        rounds=tables.rounds,
-        turns=int(turns.sum()),
-        steps=int((turns * -(-widest // adcs)).sum()),
-        channels=int(tables.ifat[:, 1].sum()),
-        rows=int(rows.sum()),
-        lines=int((rows * col_blocks).sum()),
-        reads=int((row_groups * col_blocks).sum()),
-        cells=int((rows * columns).sum()),
-        conversions=int((row_groups * columns).sum()),
-        columns=int(columns.sum()),
-        tree_adds=int(((row_blocks - 1) * columns).sum()),
-        joins=int((columns * extends).sum()),
-        copies=int(tables.copies[:, 2].sum()),
-        table_bits=tables.bits,
-    )
+    lines, conversions, joins = (rows * col_blocks).sum(), (row_groups * columns).sum(), (columns * extends).sum()
+    copies = tables.copies[:, 2].sum()
+    counts = {
+        "rounds": tables.rounds,
+        "steps": (turns * -(-widest // adcs)).sum(),
+        "input_reads": tables.ifat[:, 1].sum(),
+        "word_lines": lines,
+        "dac_conversions": lines,
+        "crossbar_reads": (row_groups * col_blocks).sum(),
+        "cell_reads": (rows * columns).sum(),
+        "adc_conversions": conversions,
+        "shift_adds": conversions,
+        "tree_adds": ((row_blocks - 1) * columns).sum(),
+        "offset_adds": (rows + columns).sum() * (crossbar.polarity == 1),
+        "joins": joins,
+        "copies": copies,
+        "output_reads": joins,
+        "output_writes": columns.sum() + copies,
+        "table_bits": tables.bits,
+    }
+    return Events(**{name: int(count) for name, count in counts.items()}), int(turns.sum())
 
 
 def _row_groups(tables: Tables, usable: int, dacs: int) -> np.ndarray:

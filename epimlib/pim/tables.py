@@ -60,20 +60,13 @@ class Tables:
         first_in, first_out = np.arange(n_in) * b_in, np.arange(n_out) * b_out
         channels_in = np.minimum(b_in, spec.in_channels - first_in)
         channels_out = np.minimum(b_out, spec.out_channels - first_out)
+        block, extends = np.repeat(out, n_in), np.tile(np.arange(n_in) > 0, len(out))
         copied = np.delete(np.arange(n_out), out)
         return cls(
             spec=spec,
             ifat=np.tile(np.stack([first_in, channels_in], axis=1), (len(out), 1)),
             ifrt=((b * spec.epitome[2] + y) * spec.epitome[3] + x)[:, None],
-            ofat=np.stack(
-                [
-                    a,
-                    np.repeat(first_out[out], n_in),
-                    np.repeat(channels_out[out], n_in),
-                    np.tile(np.arange(n_in) > 0, len(out)),
-                ],
-                axis=1,
-            ),
+            ofat=np.stack([a, first_out[block], channels_out[block], extends], axis=1),
             copies=np.stack([first_out[source[copied]], first_out[copied], channels_out[copied]], axis=1),
         )
 
@@ -118,15 +111,12 @@ class Tables:
             "IFAT": ["first input channel", "input channels"],
             "IFRT": ["first word line"],
             "OFAT": ["first column", "first output channel", "output channels", "extends"],
+            "copies": ["first output channel of the source", "of the copy", "output channels"],
         }
-        frames = {
-            name: pd.DataFrame(table, columns=columns[name]).rename_axis("round")
-            for name, table in zip(columns, (self.ifat, self.ifrt, self.ofat), strict=True)
-        }
+        tables = zip(columns, (self.ifat, self.ifrt, self.ofat, self.copies), strict=True)
+        frames = {name: pd.DataFrame(table, columns=columns[name]).rename_axis("round") for name, table in tables}
         frames["OFAT"]["extends"] = frames["OFAT"]["extends"].astype(bool)
-        copies = ["first output channel of the source", "of the copy", "output channels"]
-        frames["copies"] = pd.DataFrame(self.copies, columns=copies).rename_axis("copy")
-        return frames
+        return frames | {"copies": frames["copies"].rename_axis("copy")}
 
     def __str__(self) -> str:
         counts = [(self.rounds, "round"), (len(self.copies), "copied block"), (self.bits, "bit")]

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
-from epimlib._checks import keys, nearest, one_of, read_json, write_bytes, write_json
+from epimlib._checks import keys, known_layers, one_of, read_json, write_bytes, write_json
 from epimlib.epitome.design import Design
 from epimlib.epitome.layers import epitomize
 from epimlib.quant.grid import QuantConfig
@@ -82,9 +82,8 @@ def load_quantized(path: str | Path, model: nn.Module) -> nn.Module:
     model, _ = epitomize(model, design, init="random")
     modules = dict(model.named_modules())
     layers = quantizable(model, lambda _, name: name in configs)
+    known_layers(f"{about} names", configs, modules, "the model")
     for name, config in configs.items():
-        if name not in modules:
-            raise ValueError(f"{about} names layer {name!r}, which the model lacks; {nearest(name, modules)}")
         if name not in layers:
             kind = type(modules[name]).__name__
             raise ValueError(f"{about} names layer {name!r}, which must be a convolution or linear layer, got a {kind}")

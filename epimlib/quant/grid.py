@@ -104,8 +104,7 @@ class QuantConfig:
 
     def __post_init__(self) -> None:
         for name in ("bits", "activation_bits"):
-            if positive(name, getattr(self, name), 2) > 16:
-                raise ValueError(f"{name} must be at most 16, got {getattr(self, name)}")
+            positive(name, getattr(self, name), 2, maximum=16)
         one_of("granularity", self.granularity, GRANULARITIES)
         one_of("range", self.range, RANGES)
         one_of("learned", self.learned, [False, True])

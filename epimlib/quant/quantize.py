@@ -17,8 +17,7 @@ The paper's quantizer is known to us by its name only ("epitome-aware"); the def
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +25,7 @@ from torch.nn.utils import parametrize
 
 from epimlib._checks import nearest
 from epimlib.epitome.layers import EpitomeConv2d, EpitomeLinear
+from epimlib.epitome.trace import evaluating
 from epimlib.quant.grid import InputQuantizer, QuantConfig, QuantizedLayer, WeightQuantizer
 
 LAYERS = (nn.Conv2d, nn.Linear, EpitomeConv2d, EpitomeLinear)
@@ -115,19 +115,6 @@ def calibrate(model: nn.Module, batches: Tensor | Iterable[Tensor]) -> None:
             model(batch)
     if batch is None:
         raise ValueError("batches must hold at least one batch, got none")
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch a model to eval mode without gradients, and every part of it back to the mode it had."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def quantized_layers(model: nn.Module) -> dict[str, nn.Module]:

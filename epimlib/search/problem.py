@@ -1,6 +1,6 @@
 """Layer-wise design: which epitome, and how many bits, for each layer of a network.
 
-Every layer has a finite set of *candidates*, whose costs are tabulated once (`epimlib.pim.candidates`). A design takes
+Every layer has a finite set of *candidates*, whose costs are tabulated once (`epimlib.search.table`). A design takes
 one candidate of each layer; its latency (layer after layer), energy and crossbars are sums over the layers. Two
 searches work on the same table, `epimlib.search.evolve` and `epimlib.search.exact`. For latency or energy under a
 budget of crossbars the latter is a multiple-choice knapsack; for the energy-delay product it sweeps the front of energy
@@ -20,7 +20,7 @@ from epimlib._checks import keys, one_of, positive
 from epimlib.epitome.design import uniform_spec
 from epimlib.epitome.plan import EpitomeSpec
 from epimlib.epitome.workload import Workload
-from epimlib.pim.candidates import Candidate, Costs, CostTable
+from epimlib.search.table import Candidate, Costs, CostTable
 
 OBJECTIVES = {
     "latency": "seconds of one image, layer after layer",

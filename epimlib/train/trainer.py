@@ -21,8 +21,7 @@ from epimlib.train import folder as files
 from epimlib.train.build import Network, load_weights
 from epimlib.train.config import TrainConfig
 from epimlib.train.data import DATASETS
-from epimlib.train.images import Batch, ImageNet, InMemory
-from epimlib.train.place import Place
+from epimlib.train.images import Batch, ImageNet, InMemory, Place
 
 BETWEEN = 300.0
 """Seconds between checkpoints within an epoch."""
