@@ -17,6 +17,10 @@ What is assumed of the hardware (our reconstruction, after ISAAC and MNSIM):
   DACs of their own.
 - With polarity 1 the weights are stored with an offset. The inputs of a round are added up digitally as they
   are fetched, and this sum times the offset is subtracted from every column sum.
+- With round coefficients the joint module weighs a column sum before it adds it. A sign negates or not; a power of
+  two is a shift besides; a free coefficient is a shifted addition for each of its seven magnitude bits, all at once.
+  Where several output blocks share the sums of their rounds, these are stored as they are. In the last round they are
+  read once, and as many adders as there are blocks, side by side, weigh them and the last sums each for its own block.
 - Groups of a grouped convolution that share a crossbar are read together; each column is converted only in
   the row groups that hold its own rows.
 """
@@ -28,7 +32,7 @@ from functools import lru_cache
 import numpy as np
 
 from epimlib._checks import positive
-from epimlib.epitome.plan import EpitomeSpec, check_fit
+from epimlib.epitome.plan import COEFFICIENT_SHIFTS, EpitomeSpec, check_fit
 from epimlib.epitome.workload import Layer
 from epimlib.pim.hardware import Crossbar, Hardware
 from epimlib.pim.mapping import bit_slices, pack, rows_in_use
@@ -65,15 +69,20 @@ class Events:
     offset_adds: int = 0
     """Additions for the offset of polarity 1: one per driven word line of a round, and one per column sum."""
     joins: int = 0
-    """Additions of a round's column sum to a partial sum, by the joint module."""
+    """Additions of a round's column sum to a partial sum, by the joint module; with coefficients for every output block
+    that shares it."""
     copies: int = 0
-    """Output words that are copies of others (feature-map reuse)."""
+    """Output words that are copies of others (feature-map reuse); with coefficients, that share the sums of others."""
     output_reads: int = 0
-    """Words (partial sums) read from the output buffer: one per join."""
+    """Words (partial sums) read from the output buffer: one per join, or, with coefficients, for all that share it."""
     output_writes: int = 0
     """Words written to the output buffer: the column sums of every round, joined or not, and the copies."""
     table_bits: int = 0
     """Bits read from the index tables: every entry, once per output position."""
+    negations: int = 0
+    """Column sums that the joint module weighs by a coefficient's sign, for every output block that shares them."""
+    shifts: int = 0
+    """Shifts of a column sum by a coefficient: one for a power of two, seven for a free coefficient."""
 
     def __add__(self, other: "Events") -> "Events":
         if not isinstance(other, Events):
@@ -89,8 +98,8 @@ class Events:
     __rmul__ = __mul__
 
     def to_dict(self) -> dict[str, int]:
-        """Return the counts by name."""
-        return dict(vars(self))
+        """Return the counts by name; those of round coefficients only where there are some."""
+        return {name: count for name, count in vars(self).items() if count or name not in ("negations", "shifts")}
 
     def __str__(self) -> str:
         counts = self.to_dict()
@@ -225,8 +234,8 @@ def _sampled(spec: EpitomeSpec, reuse: bool, crossbar: Crossbar, dacs: int, adcs
     driven = _row_groups(tables, rows_in_use(math.prod(spec.epitome[2:]), crossbar), dacs)
     turns, row_groups, row_blocks = driven.max(axis=1), driven.sum(axis=1), (driven > 0).sum(axis=1)
     col_blocks, widest = _column_blocks(column, columns, crossbar.cols)
-    lines, conversions, joins = (rows * col_blocks).sum(), (row_groups * columns).sum(), (columns * extends).sum()
-    copies = tables.copies[:, 2].sum()
+    lines, conversions = (rows * col_blocks).sum(), (row_groups * columns).sum()
+    received, copies = tables.received, tables.copies[:, 2].sum()
     counts = {
         "rounds": tables.rounds,
         "steps": (turns * -(-widest // adcs)).sum(),
@@ -239,11 +248,13 @@ def _sampled(spec: EpitomeSpec, reuse: bool, crossbar: Crossbar, dacs: int, adcs
         "shift_adds": conversions,
         "tree_adds": ((row_blocks - 1) * columns).sum(),
         "offset_adds": (rows + columns).sum() * (crossbar.polarity == 1),
-        "joins": joins,
+        "joins": (received * extends).sum(),
         "copies": copies,
-        "output_reads": joins,
+        "output_reads": (columns * extends).sum(),
         "output_writes": columns.sum() + copies,
         "table_bits": tables.bits,
+        "negations": received.sum() * spec.weighed,
+        "shifts": received.sum() * COEFFICIENT_SHIFTS[spec.coefficients],
     }
     return Events(**{name: int(count) for name, count in counts.items()}), int(turns.sum())
 
