@@ -50,8 +50,7 @@ class Events:
     input_writes: int = 0
     """Words (of activation_bits) written to the input buffer: every input of the layer, once."""
     input_reads: int = 0
-    """Words (of activation_bits) fetched from the input buffer, once per round however many crossbars they
-    feed."""
+    """Such words fetched from it, once per round however many crossbars they feed."""
     word_lines: int = 0
     """Word lines driven, per cycle and crossbar (both of a pair)."""
     dac_conversions: int = 0
@@ -125,8 +124,7 @@ def layer_events(
     Args:
         layer: convolution or linear layer.
         spec: its epitome, or None for a dense layer.
-        hardware: crossbar, DACs, ADCs and ``reuse`` are read; without feature-map reuse every block of the
-            weight is a round and nothing is copied.
+        hardware: crossbar, DACs, ADCs and ``reuse`` are read.
         bits: of a weight, sign included.
         activation_bits: of an input, sign included if it has one.
         signed: whether inputs are signed.
@@ -136,15 +134,28 @@ def layer_events(
             than one channel's window.
     """
     one, _ = position_events(layer, spec, hardware)
-    polarity, slices = hardware.crossbar.polarity, bit_slices(bits, hardware.crossbar)
-    cycles = input_cycles(activation_bits, hardware.dac.bits, signed)
-    times = {"steps": cycles}
-    times |= dict.fromkeys(("dac_conversions", "adc_conversions", "shift_adds"), cycles * slices)
-    times |= dict.fromkeys(("word_lines", "crossbar_reads", "cell_reads"), cycles * slices * polarity)
-    counts = {name: layer.positions * times.get(name, 1) * count for name, count in one.to_dict().items()}
-    counts["input_writes"] = layer.in_channels * math.prod(layer.in_size)
-    counts["input_reads"] = one.input_reads * math.prod(_taps(*axis) for axis in layer.axes)
-    return Events(**counts)
+    cycles, positions = input_cycles(activation_bits, hardware.dac.bits, signed), layer.positions
+    analog = positions * cycles * bit_slices(bits, hardware.crossbar)
+    both = analog * hardware.crossbar.polarity
+    return Events(
+        rounds=positions * one.rounds,
+        steps=positions * cycles * one.steps,
+        input_writes=layer.in_channels * math.prod(layer.in_size),
+        input_reads=math.prod(_taps(*axis) for axis in layer.axes) * one.input_reads,
+        word_lines=both * one.word_lines,
+        dac_conversions=analog * one.dac_conversions,
+        crossbar_reads=both * one.crossbar_reads,
+        cell_reads=both * one.cell_reads,
+        adc_conversions=analog * one.adc_conversions,
+        shift_adds=analog * one.shift_adds,
+        tree_adds=positions * one.tree_adds,
+        offset_adds=positions * one.offset_adds,
+        joins=positions * one.joins,
+        copies=positions * one.copies,
+        output_reads=positions * one.output_reads,
+        output_writes=positions * one.output_writes,
+        table_bits=positions * one.table_bits,
+    )
 
 
 def input_cycles(activation_bits: int, dac_bits: int, signed: bool = False) -> int:
@@ -266,8 +277,7 @@ def _row_groups(tables: Tables, usable: int, dacs: int) -> np.ndarray:
     mark = np.zeros((tables.rounds, blocks * per_block + 1), dtype=np.int64)
     np.add.at(mark, (round, first // usable * per_block + first % usable // dacs), 1)
     np.add.at(mark, (round, last // usable * per_block + last % usable // dacs + 1), -1)
-    driven = mark.cumsum(axis=1)[:, :-1] > 0
-    return driven.reshape(tables.rounds, blocks, per_block).sum(axis=2)
+    return (mark.cumsum(axis=1)[:, :-1] > 0).reshape(tables.rounds, blocks, per_block).sum(axis=2)
 
 
 def _column_blocks(column: np.ndarray, columns: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from epimlib._checks import keys, one_of, positive
+from epimlib._checks import fields_of, one_of, positive
 from epimlib.pim.hardware import Crossbar
 from epimlib.pim.mapping import pack
 
@@ -128,10 +128,9 @@ class QuantConfig:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "QuantConfig":
         """Return the config of ``to_dict``; keys that are left out have their defaults, unknown ones are errors."""
-        data = dict(keys("a quantization config", data, [], [field.name for field in dataclasses.fields(cls)]))
+        data = dict(fields_of("a quantization config", data, cls))
         if data.get("crossbar") is not None:
-            names = [field.name for field in dataclasses.fields(Crossbar)]
-            data["crossbar"] = Crossbar(**keys("crossbar", data["crossbar"], names))
+            data["crossbar"] = Crossbar(**fields_of("crossbar", data["crossbar"], Crossbar))
         return cls(**data)
 
 
