@@ -34,8 +34,8 @@ ensure_torchvision()
 
 
 COMBINATION = 180
-"""Multiplications of a convolution that take as long as one of the combination of partial sums, which waits for memory;
-between 70 and 340 on one processor core, for the shapes of `benchmarks/layer.py`."""
+"""Multiplications of a convolution that take about as long as one of the combination of partial sums, which waits for
+memory: on one processor core, as `benchmarks/layer.py` shows it."""
 
 
 class _EpitomeLayer(nn.Module):
