@@ -1,9 +1,9 @@
 """Epitome layers against ``nn.Conv2d``: medians of the ratios of pairs timed in turn in one run.
 
 Every 3x3 and 1x1 shape of ResNet-50 that a 1024x256 (unwrapped) or 256x256 (fully wrapped) epitome makes smaller is
-timed at batch 8 in float32, wrapped also with signs as round coefficients, and whole networks. *Peak memory* is the peak of the tensors allocated during a step over
-that of the dense layer, from torch's own profiler. Where a plan *folds*, inputs that every output adds are multiplied
-once.
+timed at batch 8 in float32, wrapped also with signs as round coefficients, and whole networks. *Peak memory* is the
+peak of the tensors allocated during a step over that of the dense layer, from torch's own profiler. Where a plan
+*folds*, inputs that every output adds are multiplied once.
 """
 
 import argparse
