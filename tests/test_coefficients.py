@@ -29,6 +29,8 @@ from epimlib.quant.grid import QuantConfig
 from epimlib.quant.quantize import calibrate, integer_weights, quantize, weight_quantizer
 from epimlib.search.problem import candidates, fit_error
 from epimlib.search.table import tabulate
+from epimlib.train.build import build
+from epimlib.train.config import TrainConfig
 
 KINDS = [kind for kind in COEFFICIENTS if kind != "none"]
 LEVELS = {"sign": (-1, 1), "power": (-2, -1, -0.5, -0.25, 0.25, 0.5, 1, 2)}
@@ -456,3 +458,22 @@ def test_compile_refuses_coefficients_that_are_not_the_plans(kind, values, messa
     spec = EpitomeSpec(4, 4, (1, 1), (4, 2, 1, 1), coefficients=kind)
     with pytest.raises(ValueError, match=message):
         compile(spec.plan(), torch.ones(4, 2, 1, 1), HARDWARE, coefficients=values)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_training_configuration_names_coefficients_and_takes_the_same_crossbars(kind):
+    shape = {"rows": 72, "cols": 16, "wrap": "full", "dense": ["stem.conv", "head"]}
+    common = {"data": "digits", "model": "resnet9", "epochs": 1, "model_options": {"width": 4}}
+    common |= {"quantize": {"bits": 3, "granularity": "crossbar", "range": "mse", "learned": True}}
+    plain = build(TrainConfig(**common, design=shape))
+    weighed = build(TrainConfig(**common, design=shape | {"coefficients": kind}))
+    assert weighed.about["crossbars"] == plain.about["crossbars"]
+    assert weighed.about["parameters"] == plain.about["parameters"]  # weights and epitomes; coefficients stand beside
+    specs = Design.from_dict(weighed.about["design"])
+    assert {spec.coefficients for spec in specs.values()} == {kind}
+    names = [name for name, _ in weighed.model.named_parameters() if "coefficients" in name and "scale" not in name]
+    assert len(names) == len(specs) > 0
+    start = weighed.model.state_dict()
+    assert [start[name].ndim for name in names] == [1] * len(names)  # no weight decay
+    weighed.model(torch.randn(4, 1, 8, 8)).square().sum().backward()
+    assert all(weighed.model.get_parameter(name).grad.abs().sum() > 0 for name in names)
