@@ -1,4 +1,4 @@
-# make book | test | paths | fuzz | serve | bench | outputs | clean        needs Python 3.11 to 3.13 and nothing else
+# make book | test | paths | fuzz | serve | bench | outputs | explorer | clean        needs Python 3.11 to 3.13 and nothing else
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -12,7 +12,7 @@ PIP_cpu := --extra-index-url https://download.pytorch.org/whl/cpu
 export HF_HUB_OFFLINE ?= 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: book test paths fuzz serve bench outputs clean
+.PHONY: book test paths fuzz serve bench outputs explorer clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and f"Python 3.11 to 3.13 is needed, {sys.executable} is {sys.version.split()[0]}")'
@@ -63,6 +63,11 @@ bench: $(VENV)/.installed
 # The outputs that nbval compares, computed anew and written into the notebooks: read the difference before you commit.
 outputs: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python notebooks/refresh.py
+
+# Python for the page Explore, fetched once; the next `make book` adds it. NUMPY=FILE or an address is another source of
+# NumPy's wheel than Pyodide's own distribution.
+explorer: $(VENV)/.installed
+	$(BIN)/python book/_ext/explore_files.py $(NUMPY)
 
 clean:
 	rm -rf _build .jupyter_cache
