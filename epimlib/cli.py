@@ -2,21 +2,26 @@
 
 import argparse
 import contextlib
+import csv
 import errno
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
-from epimlib._checks import line, positive
+from epimlib import __version__
+from epimlib._checks import line, positive, write_text
 from epimlib.lab import notebooks
+from epimlib.lab.comparison import comparison
 from epimlib.lab.notebooks import Notebook, RunError, execute, find_notebook
-from epimlib.lab.parameters import named
-from epimlib.lab.records import RunRecord, compare_runs, table
+from epimlib.lab.parameters import named, resolve
+from epimlib.lab.records import RECORD, RunRecord, compare_runs, records_in, table
+from epimlib.lab.verify import Judgement, plan, verify
+from epimlib.lab.where import OPERATORS, where
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """Errors of a disk that are no fault of the request."""
@@ -65,7 +70,12 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose mistakes are one line."""
+    """A parser whose mistakes are one line, and whose help may end with a text that takes time to make."""
+
+    more: Callable[[], str] | None = None
+
+    def format_help(self) -> str:
+        return super().format_help() + (f"\n{self.more()}\n" if self.more else "")
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}; {self.prog} --help says more")
@@ -73,18 +83,25 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="epim", description="Run the notebooks of the EPIM companion.")
+    parser.add_argument("--version", action="version", version=f"epim {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_notebooks(commands)
+    _add_runs(commands)
+    _add_training(commands)
+    return parser
 
-    command = commands.add_parser("list", help="the notebooks, with the number of their parameters")
+
+def _add_notebooks(commands: Any) -> None:
+    command = commands.add_parser("list", help="the notebooks, with their parameters and the minutes they took")
     command.set_defaults(command=_list)
 
     command = commands.add_parser("show", help="the parameters of a notebook")
     command.set_defaults(command=_show)
-    command.add_argument("notebook", metavar="NOTEBOOK", help="a name (03_mapping or mapping) or a file")
+    command.add_argument("notebook", metavar="NOTEBOOK", help="a name (03_mapping, 03 or mapping) or a file")
 
     command = commands.add_parser("run", help="run a notebook into a folder of its own")
     command.set_defaults(command=_run)
-    command.add_argument("notebook", metavar="NOTEBOOK", help="a name (03_mapping or mapping) or a file")
+    command.add_argument("notebook", metavar="NOTEBOOK", help="a name (03_mapping, 03 or mapping) or a file")
     command.add_argument(
         "-p",
         dest="parameters",
@@ -95,11 +112,34 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--profile", choices=("quick", "full"), help="the same as -p profile=...")
     command.add_argument("--output", metavar="DIR", default="runs", help="where the folder is made (runs)")
+    command.add_argument("--open", action="store_true", help="show the page of the run in a browser")
 
-    command = commands.add_parser("compare", help="what differs between two runs of a notebook")
+
+def _add_runs(commands: Any) -> None:
+    command = commands.add_parser("runs", help="the runs in a folder")
+    command.set_defaults(command=_runs)
+    command.add_argument("folder", nargs="?", metavar="FOLDER", default="runs", help="of runs or of records (runs)")
+    command.add_argument(
+        "filters",
+        nargs="*",
+        metavar="FILTER",
+        help="of parameters and metrics, each in quotes: 'notebook=03_mapping' 'rows>=512 or bits==3'; all must hold",
+    )
+    command.add_argument("--csv", action="store_true", help="with all parameters and metrics, comma-separated")
+
+    command = commands.add_parser("compare", help="what differs between runs of a notebook, as tables and as a page")
     command.set_defaults(command=_compare)
-    command.add_argument("runs", nargs=2, metavar="RUN", help="the folder of a run, or its record")
+    command.add_argument("first", metavar="RUN", help="the folder of a run, or its record")
+    command.add_argument("others", nargs="+", metavar="RUN", help="one or more that are compared with it")
+    command.add_argument("--output", metavar="DIR", default="runs", help="where the page is written (runs)")
 
+    command = commands.add_parser("verify", help="run again what records say, and compare metric by metric")
+    command.set_defaults(command=_verify)
+    command.add_argument("records", nargs="+", metavar="RECORD", help="a record, or a folder of records or of runs")
+    command.add_argument("--output", metavar="DIR", default="runs", help="where the runs are made (runs)")
+
+
+def _add_training(commands: Any) -> None:
     command = commands.add_parser("data", help="which data sets are found where, and whether they are whole")
     command.set_defaults(command=_data)
     command.add_argument("names", nargs="*", metavar="NAME", help="data sets (all)")
@@ -107,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("train", help="train the networks of a file of experiments, or go on with them")
     command.set_defaults(command=_train)
+    command.more = _keys
     command.add_argument("experiments", metavar="CONFIG", help="a YAML file, as those in data/experiments")
     command.add_argument("--run", metavar="NAME", action="append", default=[], help="only this; may be repeated")
     command.add_argument(
@@ -118,12 +159,17 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--threads", metavar="N", type=int, help="of the processor; more is not always faster")
     command.add_argument("--check", action="store_true", help="only check all runs; sizes, and an estimate of the time")
     command.add_argument("--tensorboard", action="store_true", help="write events for TensorBoard too")
-    return parser
 
 
 def _list(request: argparse.Namespace) -> None:
     loaded = [Notebook.load(path) for path in notebooks.notebooks().values()]
-    print(table(("notebook", "parameters", "title"), [(n.name, len(n.parameters), n.title) for n in loaded]))
+    rows = [(n.name, len(n.parameters), _minutes(n, "quick"), _minutes(n, "full"), n.title) for n in loaded]
+    print(table(("notebook", "parameters", "quick [min]", "full [min]", "title"), rows))
+
+
+def _minutes(notebook: Notebook, profile: str) -> float | None:
+    seconds = notebook.seconds(profile)
+    return None if seconds is None else round(seconds / 60, 1)
 
 
 def _show(request: argparse.Namespace) -> None:
@@ -137,6 +183,15 @@ def _run(request: argparse.Namespace) -> None:
     notebook = Notebook.load(find_notebook(request.notebook))
     folder = execute(notebook, _given(request, notebook), request.output)
     print(f"{RunRecord.load(folder)}\n\n{folder}")
+    if request.open:
+        _open(folder / f"{notebook.path.stem}.html")
+
+
+def _open(page: Path) -> None:
+    import webbrowser
+
+    if not webbrowser.open(page.resolve().as_uri()):
+        raise RunError(f"no browser could be opened; the page is {page}")
 
 
 def _given(request: argparse.Namespace, notebook: Notebook) -> dict[str, Any]:
@@ -154,11 +209,81 @@ def _given(request: argparse.Namespace, notebook: Notebook) -> dict[str, Any]:
     return given
 
 
+def _runs(request: argparse.Namespace) -> None:
+    folder, filters = request.folder, request.filters
+    if any(sign in folder for sign in OPERATORS) and not Path(folder).is_dir():  # the folder was left out
+        folder, filters = "runs", [folder, *filters]
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"no folder {folder!r}; a run makes one, {'runs'!r} unless --output names another")
+    found = {_run_name(file, folder): record for file, record in records_in(folder).items()}
+    values = {name: record.values() for name, record in found.items()}
+    names = list(dict.fromkeys(key for value in values.values() for key in value))
+    holds = [where(text, names) for text in filters]
+    values = {name: value for name, value in values.items() if all(hold(value) for hold in holds)}
+    if request.csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(("run", *names))
+        writer.writerows((name, *map(value.get, names)) for name, value in values.items())
+        return
+    changed = _changes({name: found[name] for name in values})
+    rows = [(n, *(values[n][key] for key in ("notebook", "started", "seconds")), changed[n]) for n in values]
+    print(table(("run", "notebook", "started", "seconds", "changed parameters"), rows))
+
+
+def _run_name(file: Path, folder: str) -> str:
+    """Return the name of a run in a listing: its folder, or the file of its record."""
+    return (file.parent if file.name == RECORD else file).relative_to(folder).as_posix()
+
+
+def _changes(found: dict[str, RunRecord]) -> dict[str, str | None]:
+    """Return the parameters of each run that are not the defaults; None for runs of unknown notebooks."""
+    known = notebooks.notebooks()
+    wanted = {record.notebook for record in found.values()} & known.keys()
+    defaults = {name: resolve(Notebook.load(known[name]).parameters, {}) for name in wanted}
+    return {
+        name: ", ".join(f"{k}={v}" for k, v in r.parameters.items() if defaults[r.notebook].get(k) != v)
+        if r.notebook in defaults
+        else None
+        for name, r in found.items()
+    }
+
+
 def _compare(request: argparse.Namespace) -> None:
-    parameters, metrics = compare_runs(*map(RunRecord.load, request.runs))
+    names = [request.first, *request.others]
+    runs = [RunRecord.load(name) for name in names]
+    parameters, metrics = compare_runs(*runs)
+    page = Path(request.output) / f"compare-{datetime.now(UTC):%Y%m%d-%H%M%S}.html"
+    write_text(page, comparison(names, runs))
     if parameters:
-        print(table(("parameter", *request.runs), parameters), end="\n\n")
-    print(table(("metric", *request.runs, "difference", "ratio"), metrics))
+        print(table(("parameter", *names), parameters), end="\n\n")
+    change = ("difference", "ratio") if len(runs) == 2 else ()
+    print(table(("metric", *names, *change), [row[: 1 + len(names) + len(change)] for row in metrics]))
+    print(f"\n{page}")
+
+
+def _verify(request: argparse.Namespace) -> None:
+    doubted, trainings = plan(request.records)
+    if trainings:
+        print(f"{trainings} records of trainings are left out: epim train repeats them.", file=sys.stderr)
+    wrong = []
+    for file, (record, notebook) in doubted.items():
+        print(f"{file}\n", flush=True)
+        try:
+            judgements = verify(record, notebook, request.output)
+        except RunError as error:
+            wrong.append(f"{file}: {error}")
+            print(f"{line(error)}\n")
+            continue
+        print(table(("metric", "recorded", "now", "kind", "tolerance", "holds"), map(_judged, judgements)), end="\n\n")
+        wrong += [f"{file}: {j.metric} was {j.recorded} and is {j.now}" for j in judgements if j.holds is False]
+    if wrong:
+        raise RunError(f"{len(wrong)} of what {len(doubted)} records say does not hold: {'; '.join(wrong)}")
+    print(f"{len(doubted)} records hold.")
+
+
+def _judged(judgement: Judgement) -> tuple[Any, ...]:
+    said = {True: "yes", False: "NO", None: None}[judgement.holds]
+    return *(getattr(judgement, name) for name in ("metric", "recorded", "now", "kind", "tolerance")), said
 
 
 def _data(request: argparse.Namespace) -> None:
@@ -175,6 +300,13 @@ def _data(request: argparse.Namespace) -> None:
             raise RunError(f"{name} cannot be downloaded without an account; EPIM_DATA names the folder that has it")
 
 
+def _keys() -> str:
+    """Return what a file of experiments may hold, read from the configuration itself."""
+    from epimlib.train.config import describe
+
+    return describe()
+
+
 def _train(request: argparse.Namespace) -> None:
     from epimlib.train.config import read_experiments
 
@@ -183,8 +315,7 @@ def _train(request: argparse.Namespace) -> None:
         positive("threads", request.threads, maximum=MOST_THREADS)
     import torch
 
-    from epimlib.train.checking import check_runs
-    from epimlib.train.training import train
+    from epimlib.train.training import check_runs, epochs_bar, train
 
     if request.threads is not None:
         torch.set_num_threads(request.threads)
@@ -195,21 +326,17 @@ def _train(request: argparse.Namespace) -> None:
         return
     if request.records:
         Path(request.records).mkdir(parents=True, exist_ok=True)  # before the hours, not after them
-    for run in found:
-        output = Path(request.output) / run.study
-        start = output / f"{run.config.start}-s{run.config.seed}" if run.config.start else None
-        try:
-            record = train(
-                run.config,
-                output / run.folder,
-                start,
-                request.device,
-                tensorboard=request.tensorboard,
-                name=f"train {run.study}/{run.folder}",
-            )
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"interrupted; the same command goes on in {output / run.folder}") from None
-        if request.records and int(os.environ.get("RANK", 0)) == 0:
-            record.save(Path(request.records) / run.study / f"{run.folder}.json")
-        metrics = ", ".join(f"{name} {value:.6g}" for name, value in record.metrics.items())
-        print(f"{run.study} {run.folder}: {metrics}")
+    first = int(os.environ.get("RANK", 0)) == 0  # of the processes of torchrun
+    with epochs_bar(sum(run.config.epochs for run in found), first) as bar:
+        for run in found:
+            output = Path(request.output) / run.study
+            start = output / f"{run.config.start}-s{run.config.seed}" if run.config.start else None
+            name = f"train {run.study}/{run.folder}"
+            try:
+                record = train(run.config, output / run.folder, start, request.device, bar, request.tensorboard, name)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(f"interrupted; the same command goes on in {output / run.folder}") from None
+            if request.records and first:
+                record.save(Path(request.records) / run.study / f"{run.folder}.json")
+            metrics = ", ".join(f"{name} {value:.6g}" for name, value in record.metrics.items())
+            bar.write(f"{run.study} {run.folder}: {metrics}")  # above the bar

@@ -1,5 +1,8 @@
 """The epim command: exit codes, sentences, and what a run leaves behind."""
 
+import contextlib
+import csv
+import dataclasses
 import errno
 import itertools
 import json
@@ -10,11 +13,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
+from bs4 import BeautifulSoup
 
+import epimlib
 from epimlib import cli
 from epimlib.lab.records import RunRecord
+from epimlib.train.config import TrainConfig
 from tests import test_runs
 from tests.test_runs import CELL, CODE, RECORD, write
 
@@ -45,11 +52,35 @@ def epim(capsys, *arguments: str) -> tuple[int, str, str]:
 def test_list(project, capsys):
     assert epim(capsys, "list") == (
         0,
-        "notebook    parameters  title\n"
-        "03_mapping  6           A tiny notebook\n"
-        "04_epitome  1           A tiny notebook\n",
+        "notebook    parameters  quick [min]  full [min]  title\n"
+        "03_mapping  6           -            -           A tiny notebook\n"
+        "04_epitome  1           -            -           A tiny notebook\n",
         "",
     )
+
+
+def test_the_minutes_of_a_list_are_those_of_committed_records(project, capsys):
+    folder = Path("data", "results", "03_mapping")
+    values = {"profile": "quick", "rows": 1024, "bits": [3, 5], "rate": 1.0, "wrap": True, "label": "a b"}
+    for number, (change, seconds) in enumerate(
+        [({}, 60), ({"seed": 1}, 84), ({"seed": 2}, 600), ({"rows": 64}, 1), ({"profile": "full", "rows": 2048}, 3600)]
+    ):
+        dataclasses.replace(RECORD, parameters=values | change, seconds=seconds).save(folder / f"{number}.json")
+    assert re.split("  +", epim(capsys, "list")[1].splitlines()[1])[2:4] == ["1.4", "60"]
+
+
+def test_version(capsys):
+    assert epim(capsys, "--version") == (0, f"epim {epimlib.__version__}\n", "")
+
+
+def test_the_help_of_train_names_every_key_of_a_run(capsys):
+    code, out, err = epim(capsys, "train", "--help")
+    keys = {field.name for field in dataclasses.fields(TrainConfig)} - {"seed"}
+    assert (code, err) == (0, "")
+    assert set(re.findall(r"^  (\w+): ", out, re.MULTILINE)) == keys
+    assert "  epochs: needed\n" in out
+    assert "  lr: 0.1\n" in out
+    assert '  data: needed\n      One of "digits", "fashion-mnist"' in out
 
 
 def test_show(project, capsys):
@@ -59,6 +90,7 @@ def test_show(project, capsys):
     lines = [re.split(r"  +", line) for line in out.splitlines()]
     assert ["rows", "int", "1024", "2048", "16..8192", "word lines", "word lines, the rows of an epitome"] in lines
     assert ["bits", "list[int]", "[3, 5]", "-", "1|2|3|5", "bit", "bits of a weight"] in lines
+    assert epim(capsys, "show", "03") == epim(capsys, "show", "3") == (code, out, err)
 
 
 MISTAKES = [
@@ -78,6 +110,23 @@ MISTAKES = [
     ("compare nowhere nowhere", "no run record at nowhere"),
     ("compare notebooks notebooks", "no notebooks/record.json; a run that failed or was interrupted leaves no record"),
     ("compare truncated.ipynb truncated.ipynb", "truncated.ipynb is not a readable run record: Expecting"),
+    ("run 05", "unknown notebook '05'; known are epitome, mapping"),
+    ("runs", "no folder 'runs'; a run makes one"),
+    ("runs nowhere", "no folder 'nowhere'; a run makes one"),
+    ("runs rows>=512", "no folder 'runs'; a run makes one"),
+    ("runs notebooks", "no record of a run in notebooks; a run that failed or was interrupted leaves none"),
+    ("runs data rowz>=512", "unknown name 'rowz' in a filter; did you mean 'rows'?"),
+    ("runs data __import__('os')", "a filter is made of comparisons such as rows >= 512, joined by"),
+    ("runs data rows>=512 (rows)", "a filter is made of comparisons such as rows >= 512, joined by"),
+    ("runs data rows>=many", "rows is 64, which >= does not compare with many"),
+    ("verify nowhere", "no run record at nowhere"),
+    ("verify notebooks", "no record of a run in notebooks; a run that failed or was interrupted leaves none"),
+    ("verify truncated.ipynb", "truncated.ipynb is not a readable run record: Expecting"),
+    ("verify data/results/old.json", "data/results/old.json cannot be run again: unknown notebook '99_gone'; known"),
+    ("verify data/results/less.json", "data/results/less.json cannot be run again: rows must be in 16..8192"),
+    ("verify data/results/other.json", "data/results/other.json cannot be run again: unknown parameter 'rwos'; did"),
+    ("verify data", "data/results/less.json cannot be run again: rows must be in 16..8192"),
+    ("verify data/training.json", "data/training.json is the record of a training, which epim train repeats"),
 ]
 
 
@@ -85,6 +134,11 @@ MISTAKES = [
 def test_a_wrong_request_is_one_sentence_and_starts_no_kernel(project, capsys, no_kernel, command, sentence):
     text = (project / "notebooks" / "03_mapping.ipynb").read_text()
     (project / "truncated.ipynb").write_text(text[: text.rindex("]")])
+    RECORD.save("data/results/good.json")
+    dataclasses.replace(RECORD, notebook="99_gone").save("data/results/old.json")
+    dataclasses.replace(RECORD, notebook="train a/b-s0").save("data/training.json")
+    for name, parameters in {"less": {"rows": 1}, "other": {"rwos": 64}}.items():
+        dataclasses.replace(RECORD, parameters=parameters).save(f"data/results/{name}.json")
     before = sorted(project.rglob("*"))
     code, out, err = epim(capsys, *command.split())
     assert (code, out) == (2, "")
@@ -96,8 +150,9 @@ def test_a_wrong_request_is_one_sentence_and_starts_no_kernel(project, capsys, n
 @pytest.mark.parametrize(
     "command",
     [
-        "", "sweep", "show", "run", "run mapping --profile fast", "run mapping -p", "run mapping --output", "run a b",
-        "compare one", "compare one two three", "train", "train a.yaml --seed one", "train a.yaml --seed 1.5",
+        "", "nothing", "show", "run", "run mapping --profile fast", "run mapping -p", "run mapping --output", "run a b",
+        "compare one", "compare", "verify", "verify --output", "runs --csv=yes", "runs --nope", "train",
+        "train a.yaml --seed one", "train a.yaml --seed 1.5",
         "train a.yaml --threads", "--nope", "list now", "data --nope", "show mapping --profile quick", "-p a=b",
         "%s{x}",
     ],
@@ -148,6 +203,17 @@ HOSTILE = [
     ("run", "cell.ipynb"),
     ("show", "deep.ipynb"),
     ("show", "%s{x}"),
+    ("runs", "a\0b"),
+    ("runs", LONG),
+    ("runs", "\udcff"),
+    ("runs", "notebooks", LONG),
+    ("runs", ""),
+    ("verify", "a\0b"),
+    ("verify", LONG),
+    ("verify", "deep.ipynb"),
+    ("verify", "nan.json"),
+    ("verify", ""),
+    ("verify", "folder.ipynb"),
     ("compare", "a\0b", "a\0b"),
     ("compare", "deep.ipynb", "deep.ipynb"),
     ("compare", LONG, LONG),
@@ -276,7 +342,7 @@ def test_run_and_compare(project):
 
     first = run("run", "03_mapping", "-p", "bits=2,3")
     assert first.returncode == 0, first.stderr
-    assert "03_mapping: 100%" in first.stderr
+    assert first.stderr == ""  # no bar where there is no terminal
     folder = first.stdout.splitlines()[-1]
     assert re.fullmatch(r"runs/03_mapping-\d{8}-\d{6}", folder)
     assert "tiny_double  2048" in first.stdout
@@ -288,6 +354,10 @@ def test_run_and_compare(project):
         "profile": "full", "rows": 2048, "bits": [3, 5],
     }  # fmt: skip
 
+    head = BeautifulSoup((Path(other) / "03_mapping.html").read_text(encoding="utf-8"), "html.parser").section
+    assert ["rows", "1024", "2048"] in [[cell.text for cell in row.find_all(["th", "td"])] for row in head("tr")]
+    assert "No record of this notebook is committed" in head.text
+
     both = run("compare", folder, f"{other}/record.json")
     assert both.returncode == 0, both.stderr
     lines = [re.split(r"  +", line) for line in both.stdout.splitlines()]
@@ -296,6 +366,68 @@ def test_run_and_compare(project):
     assert ["tiny_double", "2048", "4096", "2048", "2"] in lines
     assert ["tiny_share", "0.25", "0.25", "0", "1"] in lines
     assert not any(line[0] == "wrap" for line in lines)
+    page = BeautifulSoup(Path(lines[-1][0]).read_text(encoding="utf-8"), "html.parser")
+    assert [table.caption.text for table in page("table")] == ["Runs", "Parameters that differ", "Metrics"]
+    assert len(page("svg", class_="plot")) == 1
+    assert "The metrics that differ, as ratios to the first run: from 1 to 2." in page.text
+
+    listed = run("runs", ".", "rows>=2048")
+    assert listed.returncode == 0, listed.stderr
+    assert [line.split("  ")[0] for line in listed.stdout.splitlines()[1:]] == [Path(other).as_posix()]
+    assert "profile=full, rows=2048" in listed.stdout
+
+
+@pytest.fixture
+def listed(project) -> Path:
+    """Return a folder with the records of four runs."""
+    for name, change in {
+        "a": {"parameters": {"profile": "quick", "rows": 1024, "label": "x, y"}},
+        "b": {"parameters": {"profile": "quick", "rows": 64}},
+        "c": {"notebook": "99_gone"},
+        "d": {"notebook": "train s/e-s0", "parameters": {"epochs": 3, "design": {"rows": 1}}},
+    }.items():
+        dataclasses.replace(RECORD, **change).save(project / "mine" / name / "record.json")
+    return project / "mine"
+
+
+@pytest.mark.parametrize(
+    ("filters", "names"),
+    [
+        ([], "abcd"),
+        (["notebook=03_mapping"], "ab"),
+        (["rows>=512"], "a"),
+        (["rows<512", "notebook==03_mapping"], "b"),
+        (["rows>=512 or epochs==3"], "ad"),
+        (["seconds>2"], ""),
+        (["crossbars==400 and share<1"], "abcd"),
+    ],
+)
+def test_runs_are_filtered(listed, capsys, filters, names):
+    code, out, err = epim(capsys, "runs", "mine", *filters)
+    assert (code, err) == (0, "")
+    assert [row.split("  ")[0] for row in out.splitlines()] == ["run", *names]
+    assert [row["run"] for row in csv.DictReader(epim(capsys, "runs", "mine", *filters, "--csv")[1].splitlines())] == [
+        *names
+    ]
+
+
+def test_a_listing_shows_what_was_changed_and_its_csv_shows_all(listed, capsys):
+    lines = [re.split("  +", line) for line in epim(capsys, "runs", "mine")[1].splitlines()]
+    assert lines[:3] == [
+        ["run", "notebook", "started", "seconds", "changed parameters"],
+        ["a", "03_mapping", RECORD.started, "1.5", "label=x, y"],
+        ["b", "03_mapping", RECORD.started, "1.5", "rows=64"],
+    ]
+    assert [line[-1] for line in lines[3:]] == ["-", "-"]
+    rows = list(csv.DictReader(epim(capsys, "runs", "mine", "--csv")[1].splitlines()))
+    assert rows[0]["label"] == "x, y"
+    assert [row["rows"] for row in rows] == ["1024", "64", "64", ""]
+    assert {row["crossbars"] for row in rows} == {"400"}
+
+
+def test_without_a_folder_it_is_that_of_runs(listed, capsys):
+    listed.rename("runs")
+    assert epim(capsys, "runs", "rows>=512")[1].splitlines()[1].startswith("a ")
 
 
 def test_runs_of_different_notebooks_do_not_compare(project, capsys):
@@ -306,6 +438,89 @@ def test_runs_of_different_notebooks_do_not_compare(project, capsys):
         "",
         "epim: runs of different notebooks, 03_mapping and 04_epitome, do not compare\n",
     )
+
+
+def test_three_runs_compare_on_one_page(project, capsys):
+    for name, crossbars in {"a<b": 400, "c": 100, "d": 800}.items():
+        metrics = {"crossbars": crossbars, "name": f"<{name}>", "none": 0, "sign": -crossbars}
+        dataclasses.replace(RECORD, metrics=metrics).save(f"{name}.json")
+    code, out, err = epim(capsys, "compare", "a<b.json", "c.json", "d.json", "--output", "here")
+    assert (code, err) == (0, "")
+    lines = [re.split(r"  +", line) for line in out.splitlines()]
+    assert lines[:2] == [["metric", "a<b.json", "c.json", "d.json"], ["crossbars", "400", "100", "800"]]
+    (page,) = Path("here").iterdir()
+    assert lines[-1] == [str(page)]
+    assert test_runs.foreign(page.read_text(encoding="utf-8")) == []
+    page = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
+    assert page.title.text == page.h1.text == "3 runs of 03_mapping"
+    assert "All parameters are the same." in page.text
+    assert ["name", "<a<b>", "<c>", "<d>"] in [[c.text for c in row.find_all(["th", "td"])] for row in page("tr")]
+    data = unquote(page.find("a", download="ratios.csv")["href"])
+    assert data.endswith("metric,a<b.json,c.json,d.json\ncrossbars,1.0,0.25,2.0\nsign,1.0,0.25,2.0\n")
+
+
+def test_equal_runs_compare_without_a_figure(project, capsys):
+    RECORD.save("a.json")
+    assert epim(capsys, "compare", "a.json", "a.json")[0] == 0
+    (page,) = Path("runs").iterdir()
+    assert "No metric moved" in page.read_text(encoding="utf-8")
+
+
+def test_a_page_that_cannot_be_written_prints_no_table(project, capsys):
+    RECORD.save("a.json")
+    code, out, err = epim(capsys, "compare", "a.json", "a.json", "--output", "a.json")
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_the_page_of_a_run_is_opened(project, capsys, monkeypatch, opened):
+    monkeypatch.setattr("epimlib.cli.execute", lambda notebook, given, output: Path("runs", "a"))
+    RECORD.save("runs/a/record.json")
+    addresses = []
+    monkeypatch.setattr("webbrowser.open", lambda address: addresses.append(address) or opened)
+    code, _, err = epim(capsys, "run", "03", "--open")
+    assert addresses == [(project / "runs" / "a" / "03_mapping.html").as_uri()]
+    page = Path("runs", "a", "03_mapping.html")
+    assert (code, err) == ((0, "") if opened else (1, f"epim: no browser could be opened; the page is {page}\n"))
+
+
+def test_verify_repeats_a_record_and_names_the_metric_that_was_altered(project, capsys):
+    assert epim(capsys, "run", "mapping", "-p", "rows=64", "--output", "data/results")[0] == 0
+    (file,) = Path("data", "results").glob("*/record.json")
+    code, out, err = epim(capsys, "verify", str(file.parent))
+    assert (code, err) == (0, "")
+    lines = [re.split(r"  +", line) for line in out.splitlines()]
+    assert lines[0] == [str(file)]
+    assert ["tiny_double", "128", "128", "exact", "0", "yes"] in lines
+    assert ["tiny_share", "0.25", "0.25", "relative", "2.5e-05", "yes"] in lines
+    assert lines[-1] == ["1 records hold."]
+
+    record = RunRecord.load(file)
+    altered = dataclasses.replace(record, metrics=record.metrics | {"tiny_double": 129, "lost": 1})
+    altered.save("altered.json")
+    dataclasses.replace(RECORD, notebook="train a/b-s0").save("training.json")
+    code, out, err = epim(capsys, "verify", "altered.json", "training.json")
+    assert code == 1
+    assert err == (
+        "1 records of trainings are left out: epim train repeats them.\n"
+        "epim: 2 of what 1 records say does not hold: altered.json: tiny_double was 129 and is 128; "
+        "altered.json: lost was 1 and is None\n"
+    )
+
+
+def test_verify_goes_on_after_a_run_that_fails(project, capsys):
+    write(project / "notebooks" / "05_bad.ipynb", "assert rows != 64", CODE)
+    for rows in (64, 128):
+        metrics = {"tiny_double": 2 * rows}
+        parameters = RECORD.parameters | {"rows": rows}
+        record = dataclasses.replace(RECORD, notebook="05_bad", parameters=parameters, metrics=metrics)
+        record.save(f"data/{rows:04}.json")
+    code, out, err = epim(capsys, "verify", "data")
+    assert code == 1
+    assert "AssertionError" in out
+    assert re.search(r"^tiny_double +256 +256 +exact +0 +yes$", out, re.MULTILINE)
+    assert re.match(r"epim: 1 of what 2 records say does not hold: data/0064.json: cell 4 raised AssertionError", err)
 
 
 def test_a_failing_cell_leaves_with_1(project, capsys):
@@ -351,6 +566,44 @@ def test_a_signal_to_the_process_alone_ends_the_run_and_its_kernel(project, name
     assert {path.name for path in folder.iterdir()} <= {"05_long.partial.ipynb", "kernel.log"}
     with pytest.raises(ProcessLookupError):
         os.kill(int(started.read_text()), 0)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals")
+def test_one_bar_for_all_runs_of_a_file_and_none_without_a_terminal(project):
+    (project / "a.yaml").write_text(
+        "study: a\nseeds: [0, 1]\nruns: {b: {}}\n"
+        "base: {data: digits, model: resnet9, model_options: {width: 2}, epochs: 2}\n"
+    )
+
+    def train(*seed: str) -> str:
+        import pty
+        import termios
+
+        reader, writer = pty.openpty()
+        termios.tcsetwinsize(writer, (40, 100))
+        command = [*EPIM, "train", "a.yaml", "--output", "out", *seed]
+        done = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=writer)
+        os.close(writer)
+        shown = b""
+        with contextlib.suppress(OSError):  # Linux: the other end is closed
+            while part := os.read(reader, 4096):
+                shown += part
+        os.close(reader)
+        assert done.wait(60) == 0
+        assert len(done.stdout.read().splitlines()) == (1 if seed else 2)
+        done.stdout.close()
+        return shown.decode()
+
+    first = train("--seed", "1")
+    assert "b-s1: 100%" in first
+    assert {total for _, total in re.findall(r"([\d.]+)/(\d+) epochs", first)} == {"2"}
+    both = re.findall(r"([\d.]+)/(\d+) epochs", train())
+    assert {total for _, total in both} == {"4"}
+    assert [float(n) for n, _ in both] == sorted(float(n) for n, _ in both)
+    assert both[-1] == ("4.0", "4")
+    silent = subprocess.run([*EPIM, "train", "a.yaml", "--output", "out"], capture_output=True, text=True, check=True)
+    assert "epochs" not in silent.stderr
+    assert len(silent.stdout.splitlines()) == 2
 
 
 @pytest.mark.skipif(os.name == "nt", reason="on Windows a signal ends a process at once")

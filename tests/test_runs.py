@@ -442,6 +442,7 @@ class TestNotebook:
         write(tmp_path / "notebooks" / "04_epitome.ipynb")
         file = Path("notebooks/03_mapping.ipynb")
         assert find_notebook("03_mapping") == find_notebook("mapping") == find_notebook(str(file)) == file
+        assert find_notebook("03") == find_notebook("3") == file
         with pytest.raises(FileNotFoundError, match="unknown notebook 'maping'; did you mean 'mapping'?"):
             find_notebook("maping")
         with pytest.raises(FileNotFoundError, match="unknown notebook 'x'; known are epitome, mapping"):
@@ -611,6 +612,10 @@ class TestCompare:
     def test_nothing_has_a_ratio_to_zero(self):
         zero = RunRecord.from_dict(RECORD.to_dict() | {"metrics": {"crossbars": 0}})
         assert compare_runs(zero, zero)[1] == [("crossbars", 0, 0, 0, None)]
+
+    def test_more_than_two_stand_side_by_side(self):
+        runs = [dataclasses.replace(RECORD, metrics={"crossbars": n}, parameters={"rows": n}) for n in (1, 2, 8)]
+        assert compare_runs(*runs) == ([("rows", 1, 2, 8)], [("crossbars", 1, 2, 8, 7, 8)])
 
     def test_other_notebooks_do_not_compare(self):
         other = RunRecord.from_dict(RECORD.to_dict() | {"notebook": "04_epitome"})
@@ -815,6 +820,11 @@ class TestRun:
             runs._new_folder(read_only, "a")
 
 
+def test_what_is_installed_has_no_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "LIBRARY", Path(__file__).parents[1])  # which lies in a repository
+    assert records._git_state(Path(__file__).parent) == (None, None)
+
+
 def test_commit_and_changes_of_a_repository(tmp_path):
     assert records._git_state(tmp_path) == (None, None)
 
@@ -855,6 +865,36 @@ class TestPage:
         page = BeautifulSoup((finished / "01_tiny.html").read_text(), "html.parser")
         assert "MathJax" in page.find_all("script")[0].text
         assert len(page.find_all("script")[1].text) > 1_000_000
+
+    def test_a_page_begins_with_what_was_changed_and_the_nearest_record_beside_it(self):
+        record = RunRecord.from_dict(RECORD.to_dict() | {"parameters": {"profile": "quick", "rows": 64, "bits": [3]}})
+        near = dataclasses.replace(record, parameters={"profile": "quick", "rows": 64}, metrics={"crossbars": 100})
+        far = dataclasses.replace(record, parameters={"profile": "full", "rows": 1})
+        head = _page.beginning(record, {"profile": "quick", "rows": 1024, "bits": [3]}, {"a": far, "b<": near})
+        made = _page.page(v4.new_notebook(cells=[v4.new_markdown_cell("# First")]), "title", {}, Path(), head)
+        page = BeautifulSoup(made, "html.parser")
+        assert [h.text.strip("¶") for h in page(["h1", "h2"])] == ["This run", "First"]
+        changed, differ = [[[c.text for c in r(["th", "td"])] for r in table("tr")] for table in page.section("table")]
+        assert changed == [
+            ["parameter", "default", "record", "this run"],
+            ["rows", "1024", "64", "64"],
+            ["bits", "[3]", "-", "[3]"],
+        ]
+        assert ["crossbars", "100", "400", "300", "4"] in differ
+        assert "b< (2026-01-02, commit 0000000, x): 3 of 3 metrics differ." in page.section.text
+
+    def test_of_a_default_run_that_equals_its_record_both_is_said(self):
+        head = _page.beginning(RECORD, RECORD.parameters, {"a": RECORD})
+        assert "Every parameter has its default." in head
+        assert "0 of 3 metrics differ." in head
+        assert "<table" not in head
+
+    def test_committed_records_are_those_beside_the_notebooks(self, tmp_path):
+        notebook = Notebook.load(write(tmp_path / "notebooks" / "03_mapping.ipynb"))
+        assert notebook.recorded() == {}
+        assert notebook.seconds("quick") is None
+        RECORD.save(tmp_path / "data" / "results" / "03_mapping" / "quick.json")
+        assert notebook.recorded() == {"data/results/03_mapping/quick.json": RECORD}
 
     @pytest.mark.browser
     def test_a_browser_asks_for_nothing_else_and_shows_the_formulas(self, finished):

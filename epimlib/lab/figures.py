@@ -77,6 +77,11 @@ def show(figure: Figure, data: pd.DataFrame, name: str, alt: str) -> None:
         raise TypeError(f"data must be a DataFrame, got {type(data).__name__}")
     if data.empty or not alt.strip():
         raise ValueError(f"figure {name!r} needs data with rows and an alt text, got {len(data)} rows and {alt!r}")
+    display({"text/html": embed(figure, data, name, alt), "text/plain": alt}, raw=True)
+
+
+def embed(figure: Figure, data: pd.DataFrame, name: str, alt: str) -> str:
+    """Return the HTML that `show` displays, and close the figure; the arguments are those of `show`."""
     file = io.StringIO()
     # With the salt, names inside a figure are the same in every run and differ from those of the next figure.
     with plt.rc_context({"svg.hashsalt": name}):
@@ -86,4 +91,4 @@ def show(figure: Figure, data: pd.DataFrame, name: str, alt: str) -> None:
     svg = svg[svg.index("<svg") :].replace("<svg", f'<svg class="plot" role="img" aria-label="{escape(alt)}"', 1)
     csv = quote(data.to_csv(index=any(name is not None for name in data.index.names), lineterminator="\n"))
     link = f'<a download="{name}.csv" href="data:text/csv;charset=utf-8,{csv}">Data of this figure (CSV)</a>'
-    display({"text/html": f"{svg}<p>{link}</p>", "text/plain": alt}, raw=True)
+    return f"{svg}<p>{link}</p>"

@@ -4,6 +4,7 @@ import itertools
 import math
 import os
 import re
+import statistics
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -11,21 +12,32 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from epimlib._checks import PROJECT, line, make_folder, nearest, read_json, write_text
+from epimlib._checks import PROJECT, line, make_folder, nearest, one_of, read_json, write_text
 from epimlib.lab.parameters import Parameter, parse_parameters, resolve
 from epimlib.lab.records import METRIC, METRICS, RECORD, RunRecord
 
+KIND = "epimlib_kind"
+"""In the metadata of an output, what kind of metric it is."""
+TIMING = "timing"
+PARTIAL = ".partial.ipynb"
 
-def report(**values: int | float | str | bool) -> None:
+
+def report(kind: str = "", /, **values: int | float | str | bool) -> None:
     """Put numbers of this notebook into its run record, and glue them for the prose of the book.
 
     Nothing is shown. In the book ``{glue:text}`name``` stands for the value.
 
+    Args:
+        kind: ``"timing"`` for what was measured with a clock, which ``epim verify`` then does not compare.
+        **values: by their names.
+
     Raises:
         TypeError: if a value is neither a number, a text nor a bool.
-        ValueError: if a number is not finite.
+        ValueError: if a number is not finite, or the kind is another one.
     """
     from IPython.display import display
+
+    one_of("kind", kind, ("", TIMING))
 
     for name, value in values.items():
         value = value.item() if hasattr(value, "item") else value  # of NumPy or torch
@@ -37,7 +49,7 @@ def report(**values: int | float | str | bool) -> None:
         prefix = "application/papermill.record/"
         display(
             {METRIC: {name: value}, f"{prefix}text/plain": repr(value)},
-            metadata={"scrapbook": {"name": name, "mime_prefix": prefix}},
+            metadata={"scrapbook": {"name": name, "mime_prefix": prefix}} | ({KIND: kind} if kind else {}),
             raw=True,
         )
 
@@ -59,9 +71,31 @@ class Notebook:
     @property
     def name(self) -> str:
         """Return the path below the folder ``notebooks``, or else the file name, without the suffix."""
-        path = self.path.resolve().with_suffix("")
-        folder = next((parent for parent in path.parents if parent.name == "notebooks"), path.parent)
-        return path.relative_to(folder).as_posix()
+        return self.path.resolve().with_suffix("").relative_to(self._folder).as_posix()
+
+    @property
+    def _folder(self) -> Path:
+        path = self.path.resolve()
+        return next((parent for parent in path.parents if parent.name == "notebooks"), path.parent)
+
+    def recorded(self) -> dict[str, RunRecord]:
+        """Return the committed records of this notebook by their paths in the project; there may be none.
+
+        They lie below ``data/results`` beside the folder of the notebooks, in a folder ``NAME`` or named after it.
+
+        Raises:
+            ValueError: if a file there is no record.
+        """
+        project = self._folder.parent
+        results = project / "data" / "results"
+        paths = sorted([*(results / self.name).glob("*.json"), *results.glob(f"*/{self.path.stem}.json")])
+        return {path.relative_to(project).as_posix(): RunRecord.load(path) for path in paths}
+
+    def seconds(self, profile: str) -> float | None:
+        """Return the median time of the committed records with the values of a profile and any seed [s], or None."""
+        values = resolve(self.parameters, {"profile": profile}) | {"seed": None}
+        alike = [r.seconds for r in self.recorded().values() if r.parameters | {"seed": None} == values]
+        return statistics.median(alike) if alike else None
 
     @classmethod
     def load(cls, path: str | Path) -> "Notebook":
@@ -110,7 +144,7 @@ def notebooks() -> dict[str, Path]:
 
 
 def find_notebook(name: str) -> Path:
-    """Return the file that a path, a name such as ``03_mapping``, or its topic ``mapping`` means.
+    """Return the file that a path, a name such as ``03_mapping``, its number ``03`` or its topic ``mapping`` means.
 
     Raises:
         FileNotFoundError: naming the nearest known one.
@@ -119,7 +153,8 @@ def find_notebook(name: str) -> Path:
         return Path(name)
     known = notebooks()
     topics = {stem.partition("_")[2]: stem for stem in known}
-    stem = topics.get(name, name)
+    numbers = {stem.partition("_")[0]: stem for stem in known}
+    stem = topics.get(name) or numbers.get(name.zfill(2), name)
     if stem not in known:
         raise FileNotFoundError(f"unknown notebook {name!r}; {nearest(name, topics)}")
     return known[stem]
@@ -152,11 +187,13 @@ def execute(notebook: Notebook, given: Mapping[str, Any], output: str | Path = "
         raise ValueError(f"{notebook.path} is not a valid notebook: {line(error.message)}") from error
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:  # by what is malformed
         raise ValueError(f"{notebook.path} is not a valid notebook: {line(repr(error))}") from error
+    recorded = notebook.recorded()
     started = datetime.now(UTC)
     folder = _new_folder(Path(output), f"{notebook.name.replace('/', '-')}-{started:%Y%m%d-%H%M%S}")
     where = f"(what was executed is in {folder})"
     try:
-        _execute(notebook, source, values, started, folder)
+        executed, record = _execute(notebook, source, values, started, folder)
+        _write(notebook, executed, record, recorded, folder)
     except papermill.PapermillExecutionError as error:
         said = str(error.evalue).strip().splitlines()[:1]
         sentence = line(": ".join([f"cell {error.exec_count} raised {error.ename}", *said]))
@@ -170,14 +207,14 @@ def execute(notebook: Notebook, given: Mapping[str, Any], output: str | Path = "
     return folder
 
 
-def _execute(notebook: Notebook, source: Any, values: dict[str, Any], started: datetime, folder: Path) -> None:
-    import nbformat
+def _execute(
+    notebook: Notebook, source: Any, values: dict[str, Any], started: datetime, folder: Path
+) -> tuple[Any, RunRecord]:
+    """Return the executed notebook, which is in ``*.partial.ipynb`` too, and its record."""
     import papermill
 
-    from epimlib.lab.page import page
-
     record = RunRecord.of(notebook.name, values, started, notebook.path.parent)
-    final, partial = (folder / f"{notebook.path.stem}{suffix}" for suffix in (".ipynb", ".partial.ipynb"))
+    partial = folder / f"{notebook.path.stem}{PARTIAL}"
     log = folder / "kernel.log"
     kernels: list[Any] = []
     clock = time.perf_counter()
@@ -190,7 +227,7 @@ def _execute(notebook: Notebook, source: Any, values: dict[str, Any], started: d
                 kernel_name="python3",  # this interpreter, whatever the notebook was last edited with
                 language="python",
                 cwd=str(notebook.path.parent),
-                progress_bar={"desc": notebook.name},
+                progress_bar={"desc": notebook.name, "disable": None},  # where it is a terminal
                 kernel_manager_class=_kernel_manager(stream, kernels),
                 on_cell_executed=_go_on,
                 extra_arguments=["--IPKernelApp.log_level=40"],
@@ -201,11 +238,23 @@ def _execute(notebook: Notebook, source: Any, values: dict[str, Any], started: d
         if not log.stat().st_size:
             log.unlink()
     seconds = round(time.perf_counter() - clock, 3)
-    metrics = {name: value for metric in _metrics(executed) for name, value in metric.items()}
-    record = replace(record, seconds=seconds, metrics=metrics)
-    write_text(final.with_suffix(".html"), page(executed, notebook.title, metrics, notebook.path.parent))
-    write_text(final, nbformat.writes(executed))
-    partial.unlink()
+    metrics = {name: value for metric, _ in metrics_of(executed) for name, value in metric.items()}
+    return executed, replace(record, seconds=seconds, metrics=metrics)
+
+
+def _write(
+    notebook: Notebook, executed: Any, record: RunRecord, recorded: Mapping[str, RunRecord], folder: Path
+) -> None:
+    import nbformat
+
+    from epimlib.lab.page import beginning, page
+
+    stem = folder / notebook.path.stem
+    head = beginning(record, resolve(notebook.parameters, {}), recorded)
+    html = page(executed, notebook.title, record.metrics, notebook.path.parent, head)
+    write_text(stem.with_name(f"{stem.name}.html"), html)
+    write_text(stem.with_name(f"{stem.name}.ipynb"), nbformat.writes(executed))
+    stem.with_name(f"{stem.name}{PARTIAL}").unlink()
     record.save(folder / RECORD)
 
 
@@ -226,7 +275,9 @@ def _kernel_manager(stream: IO[str], started: list[Any]) -> type:
     class KernelManager(AsyncKernelManager):
         def start_kernel(self, **options: Any) -> Any:
             started.append(self)
-            return super().start_kernel(stderr=stream, **options)
+            paths = filter(None, [os.environ.get("PYTHONPATH"), str(PROJECT)])  # a notebook may import from tests
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+            return super().start_kernel(stderr=stream, env=environment, **options)
 
         def end(self) -> None:
             """End the process if it is still there, as after an interruption of papermill that was itself cut short."""
@@ -256,10 +307,11 @@ def _new_folder(output: Path, name: str) -> Path:
         raise ValueError(f"cannot write into {str(output)!r}: {error}") from error
 
 
-def _metrics(executed: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def metrics_of(executed: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield the metrics that each cell of an executed notebook reported, and their kind."""
     for cell in executed["cells"]:
         for output in cell.get("outputs", []):
             metric = output.get("data", {}).get(METRIC, {})
             if not isinstance(metric, dict):
                 raise ValueError(f"a cell shows as its metrics {metric!r}")
-            yield metric
+            yield metric, output.get("metadata", {}).get(KIND, "")

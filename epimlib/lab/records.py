@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from epimlib._checks import PROJECT, keys, line, read_json, write_json
+from epimlib._checks import LIBRARY, PROJECT, keys, line, read_json, write_json
 
 METRIC = "application/vnd.epimlib.metric+json"
 METRICS = (int, float, str, bool)
@@ -30,7 +30,7 @@ class RunRecord:
             ``STUDY/RUN-sSEED`` behind it.
         parameters: value of every parameter, ``profile`` and, where there is one, ``seed`` among them.
         versions: of Python and of the main packages; of a training also the checksum of its data set, under its name.
-        commit: Git commit of the notebook, None outside a repository.
+        commit: Git commit of the notebook, None outside a repository and for a notebook that came with a wheel.
         dirty: whether files of the repository differed from that commit, None outside a repository.
         machine: platform, processor, number of cores, and of threads where that is known: it changes the order in which
             numbers are added, and so what training ends with. Of a training also its processes, which do the same.
@@ -65,6 +65,11 @@ class RunRecord:
         for name, value in self.metrics.items():
             if type(value) not in METRICS or (type(value) is float and not math.isfinite(value)):
                 raise ValueError(f"metric {name} of a run record must be a finite number, text or bool, got {value!r}")
+
+    @property
+    def training(self) -> bool:
+        """Whether it is of a training, and not of a notebook."""
+        return self.notebook.partition(" ")[0] == "train"
 
     @classmethod
     def load(cls, path: str | Path) -> "RunRecord":
@@ -101,6 +106,14 @@ class RunRecord:
         """Write the record as JSON, whole or not at all."""
         write_json(path, self.to_dict())
 
+    def values(self) -> dict[str, Any]:
+        """Return what filters and tables name: notebook, started, seconds and commit, parameters, and metrics.
+
+        Of a parameter and a metric of one name it is the parameter.
+        """
+        own = {name: getattr(self, name) for name in ("notebook", "started", "seconds", "commit")}
+        return own | {k: v for k, v in (self.parameters | self.metrics | self.parameters).items() if k not in own}
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that ``from_dict`` reads."""
         return asdict(self)
@@ -116,44 +129,68 @@ class RunRecord:
         return f"{self.notebook}, {self.started}, {self.seconds:.1f} s\n\n{metrics}"
 
 
-def compare_runs(first: RunRecord, second: RunRecord) -> tuple[list[tuple], list[tuple]]:
-    """Return what differs between two runs of one notebook, or between two trainings.
+def compare_runs(*runs: RunRecord) -> tuple[list[tuple], list[tuple]]:
+    """Return what differs between two or more runs of one notebook, or trainings.
 
     Returns:
-        The parameters that differ as (name, first, second), and every metric as (name, first, second, second -
-        first, second / first); None stands for a value that a run lacks or that cannot be computed.
+        The parameters that differ as (name, one value for each run), and every metric as (name, one value for each run,
+        last - first, last / first); None stands for a value that a run lacks or that cannot be computed.
 
     Raises:
         ValueError: if the runs are of different notebooks.
     """
-    if len({re.sub(r"^train [^/]+/.+-s\d+$", "train", run.notebook) for run in (first, second)}) > 1:
-        raise ValueError(f"runs of different notebooks, {first.notebook} and {second.notebook}, do not compare")
-    parameters = [row for row in _beside(first.parameters, second.parameters) if row[1] != row[2]]
+    notebooks = dict.fromkeys(re.sub(r"^train [^/]+/.+-s\d+$", "train", run.notebook) for run in runs)
+    if len(notebooks) > 1:
+        raise ValueError(f"runs of different notebooks, {' and '.join(notebooks)}, do not compare")
+    parameters = [row for row in _beside([r.parameters for r in runs]) if any(value != row[1] for value in row[2:])]
     metrics = []
-    for name, a, b in _beside(first.metrics, second.metrics):
-        numbers = type(a) in (int, float) and type(b) in (int, float)
-        metrics.append((name, a, b, b - a if numbers else None, b / a if numbers and a else None))
+    for name, *values in _beside([run.metrics for run in runs]):
+        first, last = values[0], values[-1]
+        numbers = type(first) in (int, float) and type(last) in (int, float)
+        metrics.append((name, *values, last - first if numbers else None, last / first if numbers and first else None))
     return parameters, metrics
 
 
-def _beside(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    for name in first | second:
-        yield name, first.get(name), second.get(name)
+def _beside(found: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Any, ...]]:
+    for name in dict.fromkeys(name for values in found for name in values):
+        yield name, *(values.get(name) for values in found)
+
+
+def records_in(path: str | Path) -> dict[Path, RunRecord]:
+    """Return the records that a file or a folder means, by their files and in their order.
+
+    A folder means the runs somewhere below it, each a folder with a ``record.json``, or, where there are none, all
+    JSON files below it, as in ``data/results``.
+
+    Raises:
+        FileNotFoundError: if there is no such file or folder, or no record in it.
+        ValueError: if a file is no record.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return {path: RunRecord.load(path)}
+    files = sorted(path.rglob(RECORD)) or sorted(path.rglob("*.json"))
+    if not files:
+        raise FileNotFoundError(f"no record of a run in {path}; a run that failed or was interrupted leaves none")
+    return {file: RunRecord.load(file) for file in files}
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Return rows as aligned text; floats with six digits, None as a dash."""
-    cells = [list(header), *([_text(value) for value in row] for row in rows)]
+    cells = [list(header), *([text(value) for value in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """Return a value as a table shows it."""
     return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else line(value)
 
 
 def _git_state(folder: Path) -> tuple[str | None, bool | None]:
     """Return the commit and whether files differ from it; None where there is no repository or no Git."""
+    if folder.resolve().is_relative_to(LIBRARY):  # installed; a repository around it is another one's
+        return None, None
     commit = _git(folder, "rev-parse", "HEAD")
     return commit, None if commit is None else _git(folder, "status", "--porcelain") != ""
 

@@ -10,16 +10,20 @@ A file of experiments is YAML. Its ``runs`` differ from its ``base`` in the keys
       epitome: {start: dense, design: {rows: 144, cols: 64, wrap: 1}, epochs: 5}
 """
 
+import ast
 import dataclasses
+import inspect
+import itertools
 import json
 import re
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from epimlib import _checks
-from epimlib._checks import keys, nearest, one_of, positive, read_json, read_yaml
+from epimlib._checks import fields_of, keys, nearest, one_of, positive, read_json, read_yaml
 from epimlib.pim.hardware import Hardware
 from epimlib.train.data import DATASETS
 
@@ -94,7 +98,7 @@ class TrainConfig:
     lr: float = 0.1
     weight_decay: float = 5e-4
     schedule: str = "poly"
-    """One of `SCHEDULES`; ``poly`` falls linearly to zero."""
+    """``poly`` falls linearly to zero."""
     warmup: float = 0.0
     """Share of the epochs in which the learning rate rises from zero, less than 1."""
     smoothing: float = 0.0
@@ -180,8 +184,7 @@ class TrainConfig:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "TrainConfig":
         """Return the configuration of ``to_dict``; what is left out has its default, unknown keys are errors."""
-        names = [f.name for f in dataclasses.fields(cls)]
-        return cls(**keys("a training configuration", data, ["data", "model", "epochs"], names))
+        return cls(**fields_of("a training configuration", data, cls))
 
     @property
     def input_size(self) -> tuple[int, int, int]:
@@ -246,6 +249,27 @@ def read_experiments(path: str | Path, runs: Iterable[str] = (), seeds: Iterable
         earlier.append(name)
         found += [Run(data["study"], name, config) for config in configs if name in wanted]
     return found
+
+
+def describe() -> str:
+    """Return the keys of a file of experiments and of its runs, with their defaults; read from this very file."""
+    (body,) = ast.parse(inspect.getsource(TrainConfig)).body
+    pairs = [pair for pair in itertools.pairwise([*body.body, body]) if isinstance(pair[0], ast.AnnAssign)]
+    said = {ast.unparse(own.target): after.value.value for own, after in pairs if isinstance(after, ast.Expr)}
+    lines = [
+        "keys of CONFIG: study, a name; seeds, a list; base, a mapping; runs, a mapping of names to mappings.",
+        "keys of base and of each run, which may also have seeds of its own:",
+    ]
+    for own in dataclasses.fields(TrainConfig):
+        if own.name == "seed":
+            continue
+        factory = own.default_factory is not dataclasses.MISSING
+        default = own.default_factory() if factory else own.default
+        lines.append(f"  {own.name}: {'needed' if default is dataclasses.MISSING else json.dumps(default)}")
+        allowed = f"One of {', '.join(map(json.dumps, CHOICES[own.name]))}." if own.name in CHOICES else ""
+        text = " ".join([*said.get(own.name, "").replace("`", "").split(), allowed])
+        lines += textwrap.wrap(text, 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join(lines)
 
 
 def _configs(data: Mapping[str, Any], own: Any, seeds: list[int], folder: Path) -> list[TrainConfig]:
