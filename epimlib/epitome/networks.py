@@ -16,6 +16,16 @@ from epimlib._checks import is_file, line, nearest
 from epimlib.epitome import workload
 from epimlib.epitome.workload import Workload, stored
 
+TITLES = {
+    "resnet18": "ResNet-18",
+    "resnet50": "ResNet-50",
+    "resnet101": "ResNet-101",
+    "mobilenetv2_100": "MobileNetV2",
+    "efficientnet_b0": "EfficientNet-B0",
+    "convnext_tiny": "ConvNeXt-Tiny",
+    "vit_tiny_patch16_224": "ViT-Tiny",
+}
+"""What texts call the stored networks."""
 SIZES = range(16, 1025)
 """Heights and widths of an image that a name can ask for."""
 
@@ -32,6 +42,11 @@ def load_network(name: str | Path) -> Workload:
             the network cannot be traced.
     """
     return Workload.load(name) if is_file(name) else _named(name)
+
+
+def title(network: Workload) -> str:
+    """Return what a text calls a network: one of `TITLES`, else its own name."""
+    return TITLES.get(network.name, network.name)
 
 
 @lru_cache(maxsize=32)

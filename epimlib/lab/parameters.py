@@ -21,6 +21,7 @@ parameter: `check` reads it inside the kernel, the ``epim`` command and the appe
 """
 
 import ast
+import contextlib
 import io
 import itertools
 import linecache
@@ -28,7 +29,7 @@ import math
 import operator
 import re
 import tokenize
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,19 @@ def require(condition: bool, sentence: str) -> None:
     """
     if not condition:
         raise ParameterError(sentence)
+
+
+@contextlib.contextmanager
+def refusing() -> Iterator[None]:
+    """Refuse what the library refuses in this block with a ``ValueError``: parameters that do not go together.
+
+    Raises:
+        ParameterError: with the library's sentence.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise ParameterError(line(error)) from error
 
 
 @dataclass(frozen=True)
