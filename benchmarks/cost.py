@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from epimlib import Design, EpitomeSpec, Hardware, Workload, evaluate
-from epimlib.pim.candidates import Candidate, tabulate
 from epimlib.pim.pipeline import pipeline
+from epimlib.search.table import Candidate, tabulate
 
 DESIGNS = 200_000
 

@@ -19,7 +19,6 @@ import torch
 from torch import nn
 
 from epimlib import Design, EpitomeSpec, Workload
-from epimlib._torchvision import ensure_torchvision
 from epimlib.epitome.layers import EpitomeConv2d, epitomize
 
 BATCH = 8
@@ -117,7 +116,6 @@ def layers(runs: int) -> pd.DataFrame:
 
 
 def networks(runs: int) -> pd.DataFrame:
-    ensure_torchvision()
     import timm
 
     workload = Workload.load("resnet50")

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from epimlib import Hardware, Workload, evaluate
-from epimlib.pim.candidates import tabulate
 from epimlib.search import candidates, copied_channels, evolve, solve_exact
+from epimlib.search.table import tabulate
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:

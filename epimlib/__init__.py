@@ -6,11 +6,11 @@ Importing the package imports neither torch nor timm.
 from epimlib.epitome.design import Design
 from epimlib.epitome.plan import EpitomeSpec, Plan
 from epimlib.epitome.workload import Workload
-from epimlib.pim.candidates import evaluate_many
 from epimlib.pim.evaluate import evaluate
 from epimlib.pim.hardware import Hardware
 from epimlib.pim.mapping import map_crossbars
 from epimlib.pim.report import compare
+from epimlib.search.table import evaluate_many
 
 __all__ = [
     "Design",

@@ -1,6 +1,7 @@
 """Checks of arguments and files that every module shares: one clear sentence for each mistake."""
 
 import contextlib
+import dataclasses
 import difflib
 import errno
 import functools
@@ -11,7 +12,7 @@ import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +76,17 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     return f"known are {', '.join(allowed[:10])}{more}"
 
 
+def known_layers(what: str, given: Iterable[str], layers: Collection[str], owner: str) -> None:
+    """Raise if a name that is given is not among the layers of ``owner``; ``what`` is subject and verb."""
+    for name in given:
+        if name not in layers:
+            raise ValueError(f"{what} layer {name!r}, which {owner} lacks; {nearest(name, layers)}")
+
+
 def same_layers(what: str, given: Iterable[str], layers: Iterable[str], owner: str) -> None:
     """Raise if ``what``, which says something of every layer by its name, names another layer or lacks one."""
     given, layers = list(given), list(layers)
-    for name in given:
-        if name not in layers:
-            raise ValueError(f"{what} name layer {name!r}, which {owner} lacks; {nearest(name, layers)}")
+    known_layers(f"{what} name", given, layers, owner)
     missing = [name for name in layers if name not in given]
     if missing:
         raise ValueError(f"{what} lack layer {missing[0]!r} (and {len(missing) - 1} more)")
@@ -91,6 +97,14 @@ def one_of(name: str, value: Any, allowed: Iterable[Any]) -> Any:
     allowed = list(allowed)
     if type(value) not in map(type, allowed) or value not in allowed:  # True equals 1, but is not meant
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+    return value
+
+
+def instance(name: str, value: Any, kind: type, makes: str, hint: str = "") -> Any:
+    """Return ``value`` if it is of a class, or raise; ``makes`` makes one of a name, ``hint`` ends the sentence."""
+    if not isinstance(value, kind):
+        given = f"{value!r}; did you mean {makes}({value!r})?" if isinstance(value, str) else type(value).__name__
+        raise TypeError(f"{name} must be a {kind.__name__}, got {given}{hint}")
     return value
 
 
@@ -106,6 +120,13 @@ def keys(what: str, data: Any, required: Iterable[str], optional: Iterable[str] 
     if missing:
         raise ValueError(f"{what} lacks {', '.join(map(repr, missing))}")
     return data
+
+
+def fields_of(what: str, data: Any, cls: type) -> Mapping[str, Any]:
+    """Return ``data`` if its keys are fields of a dataclass, those without a default among them; or raise as `keys`."""
+    fields = dataclasses.fields(cls)
+    needed = [f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    return keys(what, data, needed, [f.name for f in fields])
 
 
 def name(what: str, value: Any) -> str:
@@ -143,6 +164,25 @@ def read_yaml(path: str | Path, what: str) -> Any:
     Numbers and bools are those of YAML 1.2: ``1e-3`` is a number, ``1:30``, ``010`` and ``yes`` are texts.
     """
     return _read(path, what, "YAML", parse_yaml)
+
+
+def load(path: str | Path, what: str, build: Callable[[Any], Any]) -> Any:
+    """Return what ``build`` makes of the content of a YAML file, by its suffix, or else of a JSON file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: in one sentence that names the file, if it cannot be read or ``build`` refuses what is in it.
+    """
+    data = (read_yaml if Path(path).suffix in (".yaml", ".yml") else read_json)(path, what)
+    try:
+        return build(data)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no {what}: {line(error)}") from error
+
+
+def is_file(name: str | Path) -> bool:
+    """Return whether a name or path is a path: it ends as the files do that a user writes."""
+    return isinstance(name, Path) or Path(name).suffix in (".json", ".yaml", ".yml")
 
 
 def _read(path: str | Path, what: str, kind: str, parse: Callable[[str], Any]) -> Any:
@@ -228,6 +268,14 @@ def _yaml_loader() -> type:
     class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         yaml_implicit_resolvers = {}  # noqa: RUF012 (PyYAML copies it for each class)
 
+    _resolve_as_12(Loader)
+    Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: _integer(node.value))
+    Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: _float(node.value))
+    return Loader
+
+
+def _resolve_as_12(kind: Any) -> None:
+    """Let a loader or dumper of PyYAML know what YAML 1.2 takes for something else than a text."""
     for tag, pattern, first in (
         ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
         ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -235,10 +283,7 @@ def _yaml_loader() -> type:
         ("float", r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
         ("merge", r"<<", ["<"]),
     ):
-        Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"(?:{pattern})$"), first)
-    Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: _integer(node.value))
-    Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: _float(node.value))
-    return Loader
+        kind.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"(?:{pattern})$"), first)
 
 
 def _measure(node: Any, known: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
@@ -338,3 +383,17 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, data: Any) -> None:
     """Write ``data`` as JSON, whole or not at all."""
     write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def write_yaml(path: str | Path, data: Any) -> None:
+    """Write ``data`` as YAML, whole or not at all; a text that YAML 1.1 or 1.2 takes for a number is quoted."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    _resolve_as_12(Dumper)
+    write_text(
+        path,
+        yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=math.inf),
+    )

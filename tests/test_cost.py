@@ -11,11 +11,11 @@ from torch import nn
 
 from epimlib import Design, EpitomeSpec, Hardware, Workload, compare, evaluate, evaluate_many, map_crossbars
 from epimlib.epitome.workload import FOLDER, Layer
-from epimlib.pim.candidates import Candidate, tabulate
 from epimlib.pim.events import Events
 from epimlib.pim.pipeline import pipeline
 from epimlib.pim.report import CostReport
 from epimlib.search.bits import bit_crossbars
+from epimlib.search.table import Candidate, tabulate
 
 DEFAULT = Hardware.preset("default")
 ISAAC = Hardware.preset("isaac")

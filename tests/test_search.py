@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from epimlib import Design, EpitomeSpec, Hardware, Workload, evaluate
 from epimlib.epitome.layers import EpitomeConv2d
-from epimlib.pim.candidates import Candidate, CostTable, tabulate
 from epimlib.search import (
     CannotBeMet,
     SearchResult,
@@ -29,6 +28,7 @@ from epimlib.search import (
 from epimlib.search.evolve import _Evolution
 from epimlib.search.knapsack import Choice, choose
 from epimlib.search.problem import Problem
+from epimlib.search.table import Candidate, CostTable, tabulate
 
 OBJECTIVES = ["latency", "energy", "edp"]
 

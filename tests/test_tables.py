@@ -119,7 +119,7 @@ def test_reads_of_one_round_by_hand():
 def test_groups_that_share_a_crossbar_by_hand():
     """Groups of 4 rows and 1 column: two on a crossbar of 8 rows; a row group senses the groups that it drives."""
     shared = layout(3, 4, 1, 4)
-    assert (shared.together, shared.row_blocks) == (2, 1)
+    assert (shared.packing.together, shared.packing.row_blocks) == (2, 1)
     (round,) = shared.rounds(None)
     assert [(read.block, read.lines.tolist(), read.columns) for read in round.reads] == [
         (0, [0, 1, 2], slice(0, 1)),
@@ -135,7 +135,7 @@ def test_groups_that_share_a_crossbar_by_hand():
 
 def test_groups_larger_than_a_crossbar_have_their_own():
     own = layout(2, 9, 1, 3)
-    assert (own.together, own.row_blocks) == (1, 2)
+    assert (own.packing.together, own.packing.row_blocks) == (1, 2)
     (round,) = own.rounds(None)
     assert [(read.block, read.columns.start, read.tree) for read in round.reads] == [
         (0, 0, False),

@@ -36,8 +36,7 @@ from epimlib.pim.mapping import map_crossbars
 from epimlib.train import data, trainer, training
 from epimlib.train.build import build, create
 from epimlib.train.config import SCHEDULES, TrainConfig, read_experiments
-from epimlib.train.images import images_of
-from epimlib.train.place import Place
+from epimlib.train.images import Place, images_of
 from epimlib.train.trainer import Trainer
 from epimlib.train.training import load_trained, train
 

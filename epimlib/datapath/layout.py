@@ -48,6 +48,10 @@ class Round(NamedTuple):
     """Output channels that receive the sums."""
     extends: bool
     """Whether the sums extend a partial sum."""
+    receivers: tuple[slice, ...]
+    """``outputs``; with coefficients also the output channels of the blocks that share the sums."""
+    input_block: int
+    """Which has coefficients of its own."""
     reads: tuple[Read, ...]
     steps: int
     """Reads one after the other, times columns that share an ADC, on the crossbar that takes longest."""
@@ -71,40 +75,29 @@ class Layout:
     """Rows of one channel."""
 
     @cached_property
-    def _packing(self) -> Packing:
+    def packing(self) -> Packing:
+        """Where the groups lie on crossbars."""
         return pack(self.groups, self.rows, self.cols, self.window, self.hardware.crossbar)
-
-    @property
-    def usable(self) -> int:
-        """Rows that one crossbar holds."""
-        return self._packing.usable
-
-    @property
-    def together(self) -> int:
-        """Groups in one array."""
-        return self._packing.together
-
-    @property
-    def row_blocks(self) -> int:
-        """Row blocks of one array."""
-        return self._packing.row_blocks
 
     def bit_lines(self, columns: slice) -> np.ndarray:
         """Return the bit line of every column, counted through the column blocks of its array."""
-        return np.arange(columns.start, columns.stop) % (self.together * self.cols)
+        return np.arange(columns.start, columns.stop) % (self.packing.together * self.cols)
 
     @property
     def adcs(self) -> tuple[int, int]:
         """Column blocks of one array, and ADCs of a crossbar. ADC ``a`` serves bit lines ``a, a + ADCs, ...``."""
         crossbar = self.hardware.crossbar
-        return self._packing.col_blocks, min(self.hardware.adc.per_crossbar, crossbar.cols)
+        return self.packing.col_blocks, min(self.hardware.adc.per_crossbar, crossbar.cols)
 
     def rounds(self, tables: Tables | None) -> tuple[Round, ...]:
         """Return the rounds of the tables; without any, the single round of a grouped convolution."""
         if tables is None:
             rows, cols = slice(0, self.groups * self.rows), slice(0, self.groups * self.cols)
-            return (self._round(rows, np.arange(rows.stop), cols, cols, False),)
+            return (self._round(rows, np.arange(rows.stop), cols, cols, False, (cols,), 0),)
         taps = math.prod(tables.spec.kernel_size)
+        sharing: dict[int, list[slice]] = {}
+        for source, copy, channels in tables.copies.tolist() if tables.spec.weighed else []:
+            sharing.setdefault(source, []).append(slice(copy, copy + channels))
         entries = zip(tables.ifat.tolist(), tables.ofat.tolist(), strict=True)
         return tuple(
             self._round(
@@ -113,13 +106,25 @@ class Layout:
                 slice(column, column + outputs),
                 slice(output, output + outputs),
                 bool(extends),
+                (slice(output, output + outputs), *sharing.get(output, [])),
+                channel // tables.spec.block[1],
             )
             for number, ((channel, channels), (column, output, outputs, extends)) in enumerate(entries)
         )
 
-    def _round(self, inputs: slice, lines: np.ndarray, columns: slice, outputs: slice, extends: bool) -> Round:
-        array, row = np.divmod(lines, self.together * self.rows)
-        block, place = array * self.row_blocks + row // self.usable, row % self.usable
+    def _round(
+        self,
+        inputs: slice,
+        lines: np.ndarray,
+        columns: slice,
+        outputs: slice,
+        extends: bool,
+        receivers: tuple[slice, ...],
+        input_block: int,
+    ) -> Round:
+        packing = self.packing
+        array, row = np.divmod(lines, packing.together * self.rows)
+        block, place = array * packing.row_blocks + row // packing.usable, row % packing.usable
         group = place // self.hardware.dac.per_crossbar
         cuts = np.flatnonzero((np.diff(block) != 0) | (np.diff(group) != 0)) + 1
         reads: list[Read] = []
@@ -147,4 +152,4 @@ class Layout:
             )
             taken = math.ceil(int(columns_of.max()) / self.adcs[1])
             steps[int(block[first])] = steps.get(int(block[first]), 0) + taken
-        return Round(inputs, outputs, extends, tuple(reads), max(steps.values()))
+        return Round(inputs, outputs, extends, receivers, input_block, tuple(reads), max(steps.values()))

@@ -1,21 +1,24 @@
-"""A workload from a torch model: its exported graph is walked, and every operation that is a layer is kept."""
+"""A workload from a torch model: its exported graph is walked, and every operation that is a layer is kept.
+
+After ``import epimlib.epitome.trace``, or ``layers``, also ``import timm`` works beside a CPU torch.
+"""
 
 import math
 import re
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
 
 from epimlib._checks import integers
+from epimlib._torchvision import ensure_torchvision
 from epimlib.epitome.workload import Layer, Workload
 
-if TYPE_CHECKING:
-    import torch
+ensure_torchvision()
 
 
-def trace(
-    model: "torch.nn.Module", input_size: tuple[int, int, int] | None = None, name: str | None = None
-) -> Workload:
+def trace(model: torch.nn.Module, input_size: tuple[int, int, int] | None = None, name: str | None = None) -> Workload:
     """Return the workload of a torch model, without running it.
 
     Args:
@@ -30,16 +33,13 @@ def trace(
             exported at this size, joins feature maps in a way unknown here, or has a layer with a weight of a kind that
             `KINDS` lacks (a transposed or 1D convolution, a recurrent layer).
     """
-    import torch
-
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
     for path, module in model.named_modules():
         if hasattr(module, "epitome"):  # its weight is sampled, in part: the graph does not show the layer's shape
             raise ValueError(f"layer {path!r} is an epitome; trace the dense model, and say with a design what is not")
     declared = getattr(model, "pretrained_cfg", None) or {}
-    if name is None:
-        name = declared.get("architecture") or type(model).__name__.lower()
+    name = declared.get("architecture") or type(model).__name__.lower() if name is None else name
     if input_size is None:
         if "input_size" not in declared or declared.get("num_classes") != getattr(model, "num_classes", None):
             raise ValueError(
@@ -48,16 +48,13 @@ def trace(
             )
         input_size = declared["input_size"]
     input_size = integers("input_size", input_size, 3)
-    training = {module: module.training for module in model.modules()}
-    reference = next(model.parameters(), torch.empty(0))
+    image = next(model.parameters(), torch.empty(0)).new_zeros(1, *input_size)
     try:
-        program = torch.export.export(model.eval(), (reference.new_zeros(1, *input_size),))
+        with evaluating(model):
+            program = torch.export.export(model, (image,))
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"model {name!r} cannot be traced at input_size={input_size}: {reason}") from error
-    finally:
-        for module, mode in training.items():
-            module.training = mode
     signature = program.graph_signature
     parameters = {**signature.inputs_to_buffers, **signature.inputs_to_parameters}
     tracer = _Tracer({node: parameters[node.name] for node in program.graph.nodes if node.name in parameters})
@@ -66,11 +63,26 @@ def trace(
     return Workload(name, input_size, tuple(tracer.layers.values()))
 
 
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Switch a model to eval mode without gradients, and every part of it back to the mode it had."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+_JOINS = {"add": "add", "sub": "add", "mul": "multiply", "cat": "concat"}
+
+
 class _Tracer:
     """Walks an exported graph and keeps, for every value, the layer that it comes from."""
 
     POOLS = ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "mean", "amax")
-    JOINS = MappingProxyType({"add": "add", "sub": "add", "mul": "multiply", "cat": "concat"})
     PRODUCTS = ("matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "scaled_dot_product_attention")
     # Operations that have a weight, if they begin so and one of their operands alone is an activation.
     WEIGHTED = ("conv", "bilinear", "lstm", "gru", "rnn", *PRODUCTS)
@@ -103,15 +115,14 @@ class _Tracer:
         elif operation.startswith(self.WEIGHTED) and sources:
             raise ValueError(f"operation {operation!r} after {sources[0]!r} has a weight, of a kind unknown here")
         elif len(sources) > 1:
-            if operation not in self.JOINS:
+            if operation not in _JOINS:
                 raise ValueError(f"operation {operation!r} joins {' and '.join(sources)} in a way unknown here")
-            self.source[node] = self._join(self.JOINS[operation], sources, *self._map(node, operands))
+            self.source[node] = self._join(_JOINS[operation], sources, *self._map(node, operands))
         else:
             self.source[node] = sources[0] if sources else None
 
     def _add(self, name: str, **fields: Any) -> str:
-        count = 2
-        unique = name
+        unique, count = name, 2
         while unique in self.layers:  # a module that is called twice
             unique, count = f"{name}#{count}", count + 1
         self.layers[unique] = Layer(name=unique, **fields)

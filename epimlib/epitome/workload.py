@@ -5,13 +5,13 @@ treats as a step of their own appear; normalisation and activation functions bel
 """
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from epimlib._checks import PROJECT, integers, keys, one_of, positive, read_json, write_json
+from epimlib._checks import PROJECT, fields_of, instance, integers, is_file, keys, load, one_of, positive, write_json
 
 FOLDER = PROJECT / "data" / "workloads"
 
@@ -26,7 +26,7 @@ KINDS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Layer:
     """One step of a network.
 
@@ -58,8 +58,7 @@ class Layer:
         for field in ("in_channels", "out_channels", "groups"):
             object.__setattr__(self, field, positive(f"{field} of {self.name!r}", getattr(self, field)))
         for field in ("kernel_size", "stride", "padding", "dilation", "in_size", "out_size"):
-            least = 0 if field == "padding" else 1
-            value = integers(f"{field} of {self.name!r}", getattr(self, field), 2, least)
+            value = integers(f"{field} of {self.name!r}", getattr(self, field), 2, int(field != "padding"))
             object.__setattr__(self, field, value)
         if self.in_channels % self.groups or self.out_channels % self.groups:
             raise ValueError(
@@ -97,7 +96,7 @@ class Layer:
         return self.positions * math.prod(self.weight_shape) if self.weighted else 0
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Workload:
     """A network: its name, the size of its input ``(channels, height, width)`` and its layers in order.
 
@@ -140,15 +139,11 @@ class Workload:
         if head is None:
             raise ValueError(f"{self.name!r} has no linear layer whose classes could be changed")
         changed = dataclasses.replace(head, out_channels=positive("classes", classes))
-        layers = tuple(changed if layer is head else layer for layer in self.layers)
-        return dataclasses.replace(self, layers=layers)
+        return dataclasses.replace(self, layers=tuple(changed if layer is head else layer for layer in self.layers))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that ``from_dict`` reads."""
-        layers = [dataclasses.asdict(layer) for layer in self.layers]
-        for layer in layers:
-            layer.update({key: list(value) for key, value in layer.items() if isinstance(value, tuple)})
-        return {"name": self.name, "input_size": list(self.input_size), "layers": layers}
+        return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Workload":
@@ -161,31 +156,24 @@ class Workload:
         keys("a workload", data, ["name", "input_size", "layers"])
         if not isinstance(data["layers"], list | tuple):
             raise ValueError(f"layers of a workload must be a list, got {type(data['layers']).__name__}")
-        fields = [field.name for field in dataclasses.fields(Layer)]
-        layers = [Layer(**keys("a layer", layer, fields[:4], fields[4:])) for layer in data["layers"]]
-        workload = cls(data["name"], data["input_size"], layers)
-        _check_edges(workload)
-        return workload
+        layers = [Layer(**fields_of("a layer", layer, Layer)) for layer in data["layers"]]
+        return _check_edges(cls(data["name"], data["input_size"], layers))
 
     @classmethod
-    def load(cls, name: str) -> "Workload":
-        """Return a stored workload: ``"resnet50"``, or ``"resnet50@96"`` for another input size.
+    def load(cls, name: str | Path) -> "Workload":
+        """Return a stored workload, ``"resnet50"`` or ``"resnet50@96"`` for another input size, or that of a JSON file.
 
         Raises:
-            FileNotFoundError: if it is not stored; the message names those that are.
+            FileNotFoundError: if it is not stored, and the message names those that are; if there is no such file.
             ValueError: if the file is truncated or not a workload.
         """
-        path = FOLDER / f"{name}.json"
-        if not path.is_file():
-            stored = ", ".join(sorted(file.stem for file in FOLDER.glob("*.json")))
-            raise FileNotFoundError(f"no stored workload {name!r}; stored are {stored}")
-        return cls.from_dict(read_json(path, "workload"))
+        if not is_file(name) and name not in stored():
+            raise FileNotFoundError(f"no stored workload {name!r}; stored are {', '.join(stored())}")
+        return load(name if is_file(name) else FOLDER / f"{name}.json", "workload", cls.from_dict)
 
-    def save(self, path: str | Path | None = None) -> Path:
-        """Store the workload, by default where ``load(name)`` finds it, and return the path."""
-        path = Path(path) if path is not None else FOLDER / f"{self.name}.json"
+    def save(self, path: str | Path) -> None:
+        """Write the workload as a JSON file, whole or not at all; ``load`` reads it."""
         write_json(path, self.to_dict())
-        return path
 
     def __str__(self) -> str:
         width = max((len(layer.name) for layer in self.layers), default=0)
@@ -199,8 +187,13 @@ class Workload:
         return "\n".join(lines)
 
 
-def _check_edges(workload: Workload) -> None:
-    """Raise if a layer does not fit what it reads.
+def stored() -> list[str]:
+    """Return the names of the stored workloads."""
+    return sorted(file.stem for file in FOLDER.glob("*.json"))
+
+
+def _check_edges(workload: Workload) -> Workload:
+    """Return a workload, or raise if a layer does not fit what it reads.
 
     A linear layer may read a flattened map or some of the tokens, and tokens may be added to a map: their sizes are
     not compared.
@@ -221,6 +214,7 @@ def _check_edges(workload: Workload) -> None:
         if wrong:
             raise ValueError(f"layer {layer.name!r} of {workload.name!r} {wrong}")
         maps[layer.name] = layer.out_channels, layer.out_size
+    return workload
 
 
 def _out_sizes(layer: Layer) -> list[tuple[int, int]]:
@@ -233,11 +227,5 @@ def _out_sizes(layer: Layer) -> list[tuple[int, int]]:
 
 def check_workload(workload: Any) -> Workload:
     """Return the workload, or raise ``TypeError`` if it is something else, such as a model or a name."""
-    if not isinstance(workload, Workload):
-        given = type(workload).__name__
-        if isinstance(workload, str):
-            given = f"{workload!r}; did you mean Workload.load({workload!r})?"
-        elif hasattr(workload, "named_modules"):
-            given += "; epimlib.epitome.trace.trace makes one of a model"
-        raise TypeError(f"workload must be a Workload, got {given}")
-    return workload
+    hint = "; epimlib.epitome.trace.trace makes one of a model" if hasattr(workload, "named_modules") else ""
+    return instance("workload", workload, Workload, "Workload.load", hint)

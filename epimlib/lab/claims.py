@@ -16,12 +16,12 @@ set for instance, is *related*: it is shown beside the claim and never decides.
 import math
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from epimlib._checks import PROJECT, keys, nearest, one_of, positive, read_yaml
+from epimlib._checks import PROJECT, fields_of, keys, nearest, one_of, positive, read_yaml
 from epimlib.lab.records import RunRecord
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ class Claim:
         """Return a claim as it is written in YAML; unknown or missing keys raise ``ValueError``."""
         what = f"claim {data['name']!r}" if isinstance(data, Mapping) and "name" in data else "a claim"
         parts = {part: _checks(what, part, data) for part in ("checks", "related")}
-        return cls(**{**_keys(what, data, cls), **parts})
+        return cls(**{**fields_of(what, data, cls), **parts})
 
 
 def _is_number(value: Any) -> bool:
@@ -205,16 +205,11 @@ def _below(what: str, path: Any) -> None:
         raise ValueError(f"{what} must be a path below its folder, parts separated by '/', got {path!r}")
 
 
-def _keys(what: str, data: Any, cls: type) -> Mapping[str, Any]:
-    needed = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
-    return keys(what, data, needed, [f.name for f in fields(cls)])
-
-
 def _checks(what: str, part: str, data: Any) -> tuple[Check, ...]:
     entries = data.get(part, []) if isinstance(data, Mapping) else []
     if not isinstance(entries, list):
         raise ValueError(f"{part} of {what} must be a list, got {entries!r}")
-    return tuple(Check(**_keys(f"{part} of {what}", entry, Check)) for entry in entries)
+    return tuple(Check(**fields_of(f"{part} of {what}", entry, Check)) for entry in entries)
 
 
 def read_claims(path: str | Path | None = None) -> tuple[Claim, ...]:

@@ -1,6 +1,6 @@
 """Cost of a network: counted events times what each costs.
 
-The equations of one layer. `epimlib.pim.evaluate` puts the layers of a network together, `epimlib.pim.candidates` adds
+The equations of one layer. `epimlib.pim.evaluate` puts the layers of a network together, `epimlib.search.table` adds
 up very many designs. These are our own rules; those of the simulator MNSIM are in `epimlib.pim.mnsim`.
 
 For one layer and one image, ``n_x`` is the count of event ``x`` in `epimlib.pim.events.Events`; the symbols are those
@@ -21,14 +21,16 @@ weight and an activation. ``D`` and ``A`` are the DACs and ADCs of a crossbar (p
 Sample-and-holds let a row group be read while the one before it is converted, so the slower of the two counts (1).
 ``n_reads`` are reads that follow one another, ``n_steps`` these times the columns that share an ADC; ``m`` counts the
 stages of a multiplexer. A round passes ``d`` clocked stages: shift-and-add, the adder tree of ``ceil(log2 M_r)``
-levels, the offset (``pi = 1``), the joint module and the index tables where it uses them; then the columns that share
-an ADC leave one by one (2). Every row block has an input buffer, every column block an output buffer and a link, which
-all work at the same time; a bit takes ``t_bit = t_access / port + 1 / tile bandwidth`` (3 to 5). A grouped convolution
-has ``a`` arrays of ``M_r`` row blocks, which serve one group or several each; ``a = 1`` for all other layers. Input
-buffers are taken to be read evenly, and a word to be stored in one of them: for epitomes of the channel family that is
-a little less than they need. ``O`` are the output words of the layer, copies included: written once and read once to
-be sent. Partial sums of rounds have ``b_s = b + b_x + ceil(log2 n)`` bits, ``n = C_in k_h k_w / G`` being the products
-that an output is the sum of.
+levels, the offset (``pi = 1``), the joint module, its coefficients and the index tables where it uses them; then the
+columns that share an ADC leave one by one (2). Where ``s > 1`` output blocks share the sums of a round (coefficients),
+the ``n_output_reads`` that are stored pass the joint module after the last round, likewise. Every row block has an
+input buffer, every column block an output buffer and a link, which all work at the same time; a bit takes ``t_bit =
+t_access / port + 1 / tile bandwidth`` (3 to 5). A grouped convolution has ``a`` arrays of ``M_r`` row blocks, which
+serve one group or several each; ``a = 1`` for all other layers. Input buffers are taken to be read evenly, and a word
+to be stored in one of them: for epitomes of the channel family that is a little less than they need. ``O`` are the
+output words of the layer, copies included: written once and read once to be sent. Partial sums of rounds have ``b_s = b
++ b_x + ceil(log2 n)`` bits, ``n = C_in k_h k_w / G`` being the products that an output is the sum of. Where they are
+weighed before they are stored (``s = 1``), a power of two takes three bits more and a free coefficient seven.
 
 **Energy**, by component::
 
@@ -37,7 +39,7 @@ that an output is the sum of.
         ADC            n_adc_conversions P_ADC q / f_ADC
         digital        T (n_shift_adds P_shift_add + (n_tree_adds + n_offset_adds) P_adder
                        + n_dac_conversions (P_register + P_demux) + n_adc_conversions (P_register + P_mux))
-        joint module   T n_joins P_joint
+        joint module   T (n_joins P_joint + n_negations P_adder + n_shifts P_shift_add)
         input buffer   b_x (n_input_reads E_read + n_input_writes E_write) / port
         output buffer  the bits of (4), read and written, likewise
         index tables   n_table_bits E_table
@@ -50,9 +52,10 @@ that an output is the sum of.
         DAC, ADC       N / pi * (D A_DAC, A A_ADC)
         digital        N / pi * (A (A_shift_add + A_register + A_mux) + D (A_register + A_demux))
                        + (M_r - 1) M_c A A_adder
-        joint module   M_c A A_joint
+        joint module   M_c A s (A_joint + A_adder + shifts of a coefficient * A_shift_add), the last two if there are
+                       coefficients
         buffers        M_r a macros that hold d (k_h - 1) + 1 rows of the input together, M_c that hold two output
-                       positions
+                       positions, and where s > 1 the sums of an output block's rounds but the last
         index tables   bits of the tables * A_bit
         pooling        tiles * A_pooling, where a tile holds groups * elements crossbars (pairs) of one layer
         network        tiles * A_router
@@ -60,21 +63,59 @@ that an output is the sum of.
 The rest of a network: pooling takes a tile of its own; a residual sum, or the product with a gate, is done by
 ``pooling.units`` adders for each ``S_c`` channels, a product bit by bit; concatenation is free; of products of
 activations (attention) the traffic is counted.
-
-**The network.** Layer after layer, its latency is the sum over the layers. Layer-pipelined, a layer starts as soon as
-its window is there (`epimlib.pim.pipeline`); all positions of a layer take equally long.
 """
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from epimlib.epitome.plan import EpitomeSpec
+from epimlib.epitome.plan import COEFFICIENT_MOST, COEFFICIENT_SHIFTS, EpitomeSpec
 from epimlib.epitome.workload import Layer
-from epimlib.pim.events import Events, count_events, geometry, input_cycles
+from epimlib.pim.events import input_cycles, layer_events, position_events
 from epimlib.pim.hardware import Hardware
-from epimlib.pim.mapping import LayerMapping, bit_slices, map_layer
-from epimlib.pim.report import LayerCost
+from epimlib.pim.mapping import bit_slices, map_layer
+
+COUNTED = (
+    "Counted: crossbars with converters and digital logic, buffers, index tables, joint modules, pooling, "
+    "element-wise units, transfers and leakage while a layer works. Not counted: programming of the cells, "
+    "off-chip memory, control, activation functions, the arithmetic of products of activations."
+)
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """What one layer costs for one image. Dictionaries go by component."""
+
+    name: str
+    kind: str
+    crossbars: int
+    utilization: float
+    """Share of the cells of its crossbars that hold a part of a weight."""
+    time: Mapping[str, float]
+    """What it is busy with, one after the other [s]."""
+    energy: Mapping[str, float]
+    """[J]"""
+    area: Mapping[str, float]
+    """[m^2]"""
+    leakage: float = 0.0
+    """Static power while it works [W]."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """How often each action happens."""
+    start: float = 0.0
+    """When its first position starts [s]."""
+    finish: float = 0.0
+    """When its last position is finished [s]."""
+
+    @property
+    def latency(self) -> float:
+        """Time that the layer is busy [s]; waiting for other layers is left out."""
+        return math.fsum(self.time.values())
+
+    @property
+    def sums(self) -> tuple[float, float, float, int]:
+        """Latency [s], energy [J], area [m^2] and crossbars: what adds up over layers."""
+        return self.latency, math.fsum(self.energy.values()), math.fsum(self.area.values()), self.crossbars
 
 
 class _Parts(NamedTuple):
@@ -135,7 +176,11 @@ class CostModel:
                 "dac_conversions": self.T * (h.register.power + digital.transistors(demux) * digital.transistor_power),
                 "adc_conversions": self.T * (h.register.power + digital.transistors(mux) * digital.transistor_power),
             },
-            "joint module": {"joins": self.T * h.joint.power},
+            "joint module": {
+                "joins": self.T * h.joint.power,
+                "negations": self.T * h.adder.power,
+                "shifts": self.T * h.shift_add.power,
+            },
             "index tables": {"table_bits": h.table.read_energy},
         }
         self.area = {
@@ -147,7 +192,7 @@ class CostModel:
                 "DACs": h.register.area + digital.transistors(demux) * digital.transistor_area,
                 "adders": h.adder.area,
             },
-            "joint module": {"joints": h.joint.area},
+            "joint module": {"joints": h.joint.area, "negators": h.adder.area, "shifters": h.shift_add.area},
             "index tables": {"table bits": h.table.area},
             "pooling": {"tiles": h.pooling.area},
             "network": {"tiles": h.chip.router_area},
@@ -160,71 +205,58 @@ class CostModel:
         key = (*shape, layer.dilation, layer.groups, layer.in_size, layer.out_size, len(layer.inputs), spec, bits)
         if key not in self.known:
             if layer.weighted:
-                cost = self._weighted(layer, spec, bits)
+                self.known[key] = self._weighted(layer, spec, bits)
             elif layer.kind == "pool":
-                cost = self._pool(layer)
+                self.known[key] = self._pool(layer)
             else:
-                cost = self._elementwise(layer)
-            self.known[key] = cost
+                self.known[key] = self._elementwise(layer)
         return self.known[key]
 
     def _weighted(self, layer: Layer, spec: EpitomeSpec | None, b: int) -> LayerCost:
-        h = self.hardware
+        h, b_x = self.hardware, self.b_x
         mapped = map_layer(layer, spec, h.crossbar, bit_slices(b, h.crossbar))
-        g = geometry(layer, spec, h)
-        n = count_events(layer, g, h, b, self.b_x)
+        n, (_, turns) = layer_events(layer, spec, h, b, b_x), position_events(layer, spec, h)
         table_bits = n.table_bits // layer.positions
-        M_r, M_c = mapped.packing.row_blocks, mapped.packing.arrays * mapped.packing.col_blocks
-        pairs = mapped.crossbars // mapped.polarity
+        _, _, a, M_r, col_blocks = mapped.packing
+        M_c = a * col_blocks
+        pairs, lanes = mapped.crossbars // h.crossbar.polarity, M_c * self.A
+        kind, shares = (spec.coefficients, spec.plan().shares if h.reuse else 1) if spec else ("none", 1)
         number = {
             "crossbars": mapped.crossbars,
             "DACs": pairs * self.D,
             "ADCs": pairs * self.A,
-            "adders": (M_r - 1) * M_c * self.A,
-            "joints": M_c * self.A,
+            "adders": (M_r - 1) * lanes,
+            "joints": lanes * shares,
+            "negators": lanes * shares * (kind != "none"),
+            "shifters": lanes * shares * COEFFICIENT_SHIFTS[kind],
             "table bits": table_bits,
             "tiles": math.ceil(pairs / (h.tile.groups * h.tile.elements)),
         }
-        n_reads = layer.positions * input_cycles(self.b_x, h.dac.bits) * g.turns
+        n_reads = layer.positions * input_cycles(b_x, h.dac.bits) * turns
+        d = 1 + math.ceil(math.log2(M_r)) + (h.crossbar.polarity == 1)
+        d += (n.joins > 0) + (n.negations > 0) + (n.table_bits > 0)
+        passes = n.output_writes - n.copies + (shares > 1) * n.output_reads
         time = {
             "analog": max(n_reads * self.t_read, n.steps * self.t_convert),
-            "digital": self.T * (n.rounds * self._stages(n, M_r) + (n.output_writes - n.copies) / (self.A * M_c)),
+            "digital": self.T * (n.rounds * d + passes / lanes),
         }
         counts = n.to_dict() | {"tiles": number["tiles"]}
-        own = _Parts(time, _add_up(self.energy, counts), _add_up(self.area, number), table_bits * h.table.leakage)
-        traffic = self._weighted_traffic(layer, n, b, mapped)
+        own = _Parts(time, _add_up(self.energy, vars(n)), _add_up(self.area, number), table_bits * h.table.leakage)
+        b_s = b + b_x + math.ceil(math.log2(math.prod(layer.weight_shape[1:])))
+        b_s += (COEFFICIENT_MOST[kind] - 1).bit_length() * (shares == 1)
+        stored = spec.block[0] * (spec.grid[1] - 1) if shares > 1 else 0
+        partial = n.output_reads, n.output_writes - layer.positions * layer.out_channels, stored
+        inputs = n.input_reads, n.input_writes, _input_words(layer)
+        traffic = self._traffic(layer, inputs, (M_r * a, M_c), partial, b_s)
         return _cost(layer, own, traffic, counts, mapped.crossbars, mapped.utilization)
 
-    def _stages(self, n: Events, M_r: int) -> int:
-        """Return the clocked stages ``d`` of a round."""
-        offset = self.hardware.crossbar.polarity == 1
-        return 1 + math.ceil(math.log2(M_r)) + offset + (n.joins > 0) + (n.table_bits > 0)
-
-    def _weighted_traffic(self, layer: Layer, n: Events, b: int, mapped: LayerMapping) -> _Parts:
-        b_x, (_, _, a, M_r, col_blocks) = self.b_x, mapped.packing
-        O = layer.positions * layer.out_channels  # noqa: E741 - the symbol of the equations
-        b_s = b + b_x + math.ceil(math.log2(math.prod(layer.weight_shape[1:])))
-        return self._traffic(
-            reads=(n.input_reads * b_x, O * b_x + n.output_reads * b_s),
-            writes=(n.input_writes * b_x, O * b_x + (n.output_writes - O) * b_s),
-            buffers=(M_r * a, a * col_blocks),
-            capacity=(_input_words(layer) * b_x, 2 * layer.out_channels * b_s),
-            sent=O * b_x,
-        )
-
     def _pool(self, layer: Layer) -> LayerCost:
-        h, b_x, pooling = self.hardware, self.b_x, self.hardware.pooling
+        h, pooling = self.hardware, self.hardware.pooling
         window = math.prod(layer.kernel_size)
         outputs, fetched = layer.positions * layer.out_channels, layer.positions * layer.in_channels * window
         stored = math.prod(layer.in_size) * layer.in_channels
         passes = layer.positions * math.ceil(layer.in_channels / pooling.units) * math.ceil(window / pooling.window)
-        traffic = self._traffic(
-            reads=(fetched * b_x, outputs * b_x),
-            writes=(stored * b_x, outputs * b_x),
-            buffers=(1, 1),
-            capacity=(_input_words(layer) * b_x, 2 * layer.out_channels * b_x),
-            sent=outputs * b_x,
-        )
+        traffic = self._traffic(layer, (fetched, stored, _input_words(layer)), (1, 1), (0, 0, 0), self.b_x)
         time = passes * pooling.latency
         area = {"pooling": pooling.area, "network": h.chip.router_area}
         own = _Parts({"pooling": time}, {"pooling": time * pooling.power}, area)
@@ -240,41 +272,42 @@ class CostModel:
         operands = max(len(layer.inputs), 2)
         parallel = math.ceil(layer.out_channels / h.crossbar.cols)
         rounds = {"add": operands - 1, "multiply": (operands - 1) * b_x}.get(layer.kind, 0)  # additions for each word
-        width = layer.out_channels * b_x
-        traffic = self._traffic(
-            reads=(operands * words * b_x, words * b_x),
-            writes=(operands * words * b_x, words * b_x),
-            buffers=(parallel, parallel),
-            capacity=(operands * width, 2 * width),
-            sent=words * b_x,
-        )
-        lanes = h.pooling.units * parallel if rounds else 0
-        steps = layer.positions * math.ceil(layer.out_channels / lanes) * rounds if rounds else 0
-        energy, area = self.T * words * rounds * h.adder.power, lanes * h.adder.area
+        inputs = operands * words, operands * words, operands * layer.out_channels
+        traffic = self._traffic(layer, inputs, (parallel, parallel), (0, 0, 0), b_x)
+        lanes = h.pooling.units * parallel
+        steps = layer.positions * math.ceil(layer.out_channels / lanes) * rounds
+        energy, area = self.T * words * rounds * h.adder.power, (lanes if rounds else 0) * h.adder.area
         own = _Parts({"digital": self.T * steps}, {"digital": energy}, {"digital": area})
-        fetched = operands * words  # and written before
-        counts = {"additions": words * rounds, "input_reads": fetched, "input_writes": fetched, "output_writes": words}
-        return _cost(layer, own, traffic, counts)
+        moved = {"input_reads": inputs[0], "input_writes": inputs[1], "output_writes": words}
+        return _cost(layer, own, traffic, {"additions": words * rounds, **moved})
 
     def _traffic(
         self,
-        reads: tuple[int, int],
-        writes: tuple[int, int],
-        buffers: tuple[int, int],
-        capacity: tuple[int, int],
-        sent: int,
+        layer: Layer,
+        inputs: tuple[int, int, int],
+        number: tuple[int, int],
+        partial: tuple[int, int, int],
+        b_s: int,
     ) -> _Parts:
-        """Return the cost of buffers and network; pairs are of input and output buffers, in bits."""
+        """Return the cost of buffers and network; ``inputs`` are words that are read, written and held at a time.
+
+        ``number`` is that of input and of output buffers. The latter read and write ``partial`` sums of ``b_s`` bits,
+        and hold the third number of them besides two output positions.
+        """
+        sent = layer.positions * layer.out_channels * self.b_x
+        fetched, stored, held = (words * self.b_x for words in inputs)
+        reads, writes = (fetched, sent + partial[0] * b_s), (stored, sent + partial[1] * b_s)
+        capacity = held, (2 * layer.out_channels + partial[2]) * b_s
         h, buffer = self.hardware, self.hardware.buffer
         time, energy, area, leakage = {}, {}, {}, 0.0
-        for name, read, write, number, size in zip(("input", "output"), reads, writes, buffers, capacity, strict=True):
-            macro = buffer.macro(size / number)
-            time[f"{name} buffer"] = (read + write) / number * self.t_bit
+        for name, read, write, count, size in zip(("input", "output"), reads, writes, number, capacity, strict=True):
+            macro = buffer.macro(size / count)
+            time[f"{name} buffer"] = (read + write) / count * self.t_bit
             accesses = read * buffer.read_energy[macro] + write * buffer.write_energy[macro]
             energy[f"{name} buffer"] = accesses / buffer.port_bits
-            area[f"{name} buffer"] = number * buffer.area[macro]
-            leakage += number * buffer.leakage[macro]
-        time["network"] = h.chip.hops * sent / (buffers[1] * h.chip.bandwidth)
+            area[f"{name} buffer"] = count * buffer.area[macro]
+            leakage += count * buffer.leakage[macro]
+        time["network"] = h.chip.hops * sent / (number[1] * h.chip.bandwidth)
         moved = sum(reads) + sum(writes)
         energy["network"] = moved * h.tile.bit_energy + h.chip.hops * sent * h.chip.hop_energy
         return _Parts(time, energy, area, leakage)

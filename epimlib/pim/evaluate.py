@@ -9,11 +9,11 @@ from epimlib.epitome.design import Design
 from epimlib.epitome.plan import EpitomeSpec
 from epimlib.epitome.workload import Workload, check_workload
 from epimlib.pim import mnsim
-from epimlib.pim.cost import CostModel
+from epimlib.pim.cost import CostModel, LayerCost
 from epimlib.pim.hardware import Hardware, check_hardware
 from epimlib.pim.mapping import bit_slices, layer_bits, map_layer
 from epimlib.pim.pipeline import pipeline
-from epimlib.pim.report import CostReport, LayerCost
+from epimlib.pim.report import CostReport
 
 
 def evaluate(
@@ -48,12 +48,7 @@ def evaluate(
     slices = bit_slices(positive("baseline_bits", baseline_bits), check_hardware(hardware).crossbar)
     positive("activation_bits", activation_bits)
     if hardware.rules == "mnsim":
-        if design:
-            raise ValueError(
-                f"rules 'mnsim' evaluate dense networks only, got a design with {len(design)} epitomes; "
-                "choose rules 'events'"
-            )
-        layers = mnsim.layer_costs(workload, hardware, weights, activation_bits, pipelined)
+        layers = mnsim.layer_costs(workload, hardware, design, weights, activation_bits, pipelined)
         baseline = mnsim.crossbars(workload, hardware, baseline_bits)
     else:
         model = CostModel(hardware, activation_bits)
@@ -77,7 +72,7 @@ def evaluate(
 
 
 def _schedule(workload: Workload, costs: list[LayerCost], pipelined: bool) -> list[LayerCost]:
-    if pipelined:
+    if pipelined:  # all positions of a layer take equally long
         times = [cost.latency / layer.positions for layer, cost in zip(workload.layers, costs, strict=True)]
         spans = pipeline(workload, times)
     else:

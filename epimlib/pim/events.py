@@ -17,19 +17,22 @@ What is assumed of the hardware (our reconstruction, after ISAAC and MNSIM):
   DACs of their own.
 - With polarity 1 the weights are stored with an offset. The inputs of a round are added up digitally as they
   are fetched, and this sum times the offset is subtracted from every column sum.
+- With round coefficients the joint module weighs a column sum before it adds it. A sign negates or not; a power of
+  two is a shift besides; a free coefficient is a shifted addition for each of its seven magnitude bits, all at once.
+  Where several output blocks share the sums of their rounds, these are stored as they are. In the last round they are
+  read once, and as many adders as there are blocks, side by side, weigh them and the last sums each for its own block.
 - Groups of a grouped convolution that share a crossbar are read together; each column is converted only in
   the row groups that hold its own rows.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 
 from epimlib._checks import positive
-from epimlib.epitome.plan import EpitomeSpec, check_fit
+from epimlib.epitome.plan import COEFFICIENT_SHIFTS, EpitomeSpec, check_fit
 from epimlib.epitome.workload import Layer
 from epimlib.pim.hardware import Crossbar, Hardware
 from epimlib.pim.mapping import bit_slices, pack, rows_in_use
@@ -47,8 +50,7 @@ class Events:
     input_writes: int = 0
     """Words (of activation_bits) written to the input buffer: every input of the layer, once."""
     input_reads: int = 0
-    """Words (of activation_bits) fetched from the input buffer, once per round however many crossbars they
-    feed."""
+    """Such words fetched from it, once per round however many crossbars they feed."""
     word_lines: int = 0
     """Word lines driven, per cycle and crossbar (both of a pair)."""
     dac_conversions: int = 0
@@ -67,15 +69,20 @@ class Events:
     offset_adds: int = 0
     """Additions for the offset of polarity 1: one per driven word line of a round, and one per column sum."""
     joins: int = 0
-    """Additions of a round's column sum to a partial sum, by the joint module."""
+    """Additions of a round's column sum to a partial sum, by the joint module; with coefficients for every output block
+    that shares it."""
     copies: int = 0
-    """Output words that are copies of others (feature-map reuse)."""
+    """Output words that are copies of others (feature-map reuse); with coefficients, that share the sums of others."""
     output_reads: int = 0
-    """Words (partial sums) read from the output buffer: one per join."""
+    """Words (partial sums) read from the output buffer: one per join, or, with coefficients, for all that share it."""
     output_writes: int = 0
     """Words written to the output buffer: the column sums of every round, joined or not, and the copies."""
     table_bits: int = 0
     """Bits read from the index tables: every entry, once per output position."""
+    negations: int = 0
+    """Column sums that the joint module weighs by a coefficient's sign, for every output block that shares them."""
+    shifts: int = 0
+    """Shifts of a column sum by a coefficient: one for a power of two, seven for a free coefficient."""
 
     def __add__(self, other: "Events") -> "Events":
         if not isinstance(other, Events):
@@ -91,8 +98,8 @@ class Events:
     __rmul__ = __mul__
 
     def to_dict(self) -> dict[str, int]:
-        """Return the counts by name."""
-        return dict(vars(self))
+        """Return the counts by name; those of round coefficients only where there are some."""
+        return {name: count for name, count in vars(self).items() if count or name not in ("negations", "shifts")}
 
     def __str__(self) -> str:
         counts = self.to_dict()
@@ -102,36 +109,6 @@ class Events:
     def _repr_html_(self) -> str:
         rows = "".join(f"<tr><th>{name}</th><td>{count:,}</td></tr>" for name, count in self.to_dict().items())
         return f"<table><thead><tr><th>event</th><th>count</th></tr></thead><tbody>{rows}</tbody></table>"
-
-
-class Geometry(NamedTuple):
-    """What one output position takes of the crossbars of one bit slice and sign, summed over the rounds."""
-
-    rounds: int
-    turns: int
-    """Row groups that are read one after the other: those of the crossbar that takes longest of each round."""
-    steps: int
-    """These row groups x columns that share an ADC."""
-    channels: int
-    """Input channels fetched."""
-    rows: int
-    """Word lines of the matrix driven."""
-    lines: int
-    """Word lines driven: ``rows``, times the column blocks that they reach."""
-    reads: int
-    """Reads: row groups x column blocks."""
-    cells: int
-    """Rows x columns."""
-    conversions: int
-    """Row groups x columns."""
-    columns: int
-    """Columns sensed."""
-    tree_adds: int
-    """(Row blocks - 1) x columns."""
-    joins: int
-    """Columns of the rounds that extend a partial sum."""
-    copies: int
-    table_bits: int
 
 
 def layer_events(
@@ -147,8 +124,7 @@ def layer_events(
     Args:
         layer: convolution or linear layer.
         spec: its epitome, or None for a dense layer.
-        hardware: crossbar, DACs, ADCs and ``reuse`` are read; without feature-map reuse every block of the
-            weight is a round and nothing is copied.
+        hardware: crossbar, DACs, ADCs and ``reuse`` are read.
         bits: of a weight, sign included.
         activation_bits: of an input, sign included if it has one.
         signed: whether inputs are signed.
@@ -157,37 +133,28 @@ def layer_events(
         ValueError: if the layer has no weight, the epitome is for another weight, or a crossbar is smaller
             than one channel's window.
     """
-    return count_events(layer, geometry(layer, spec, hardware), hardware, bits, activation_bits, signed)
-
-
-def count_events(
-    layer: Layer, g: Geometry, hardware: Hardware, bits: int, activation_bits: int, signed: bool = False
-) -> Events:
-    """Return `layer_events` of the layer whose `geometry` is ``g``."""
-    crossbar = hardware.crossbar
-    slices = bit_slices(bits, crossbar)
-    cycles = input_cycles(activation_bits, hardware.dac.bits, signed)
-    positions = layer.positions
-    analog = positions * cycles * slices
-    taps = math.prod(_taps(*axis) for axis in layer.axes)
+    one, _ = position_events(layer, spec, hardware)
+    cycles, positions = input_cycles(activation_bits, hardware.dac.bits, signed), layer.positions
+    analog = positions * cycles * bit_slices(bits, hardware.crossbar)
+    both = analog * hardware.crossbar.polarity
     return Events(
-        rounds=positions * g.rounds,
-        steps=positions * cycles * g.steps,
+        rounds=positions * one.rounds,
+        steps=positions * cycles * one.steps,
         input_writes=layer.in_channels * math.prod(layer.in_size),
-        input_reads=taps * g.channels,
-        word_lines=analog * crossbar.polarity * g.lines,
-        dac_conversions=analog * g.lines,
-        crossbar_reads=analog * crossbar.polarity * g.reads,
-        cell_reads=analog * crossbar.polarity * g.cells,
-        adc_conversions=analog * g.conversions,
-        shift_adds=analog * g.conversions,
-        tree_adds=positions * g.tree_adds,
-        offset_adds=positions * (g.rows + g.columns) if crossbar.polarity == 1 else 0,
-        joins=positions * g.joins,
-        copies=positions * g.copies,
-        output_reads=positions * g.joins,
-        output_writes=positions * (g.columns + g.copies),
-        table_bits=positions * g.table_bits,
+        input_reads=math.prod(_taps(*axis) for axis in layer.axes) * one.input_reads,
+        word_lines=both * one.word_lines,
+        dac_conversions=analog * one.dac_conversions,
+        crossbar_reads=both * one.crossbar_reads,
+        cell_reads=both * one.cell_reads,
+        adc_conversions=analog * one.adc_conversions,
+        shift_adds=analog * one.shift_adds,
+        tree_adds=positions * one.tree_adds,
+        offset_adds=positions * one.offset_adds,
+        joins=positions * one.joins,
+        copies=positions * one.copies,
+        output_reads=positions * one.output_reads,
+        output_writes=positions * one.output_writes,
+        table_bits=positions * one.table_bits,
     )
 
 
@@ -206,8 +173,13 @@ def _taps(size: int, out: int, kernel: int, stride: int, padding: int, dilation:
     return total
 
 
-def geometry(layer: Layer, spec: EpitomeSpec | None, hardware: Hardware) -> Geometry:
-    """Return what one output position of a layer takes; arguments and errors are those of `layer_events`."""
+def position_events(layer: Layer, spec: EpitomeSpec | None, hardware: Hardware) -> tuple[Events, int]:
+    """Return what one output position takes, and how many row groups are read one after the other.
+
+    The events are those of one cycle, one bit slice and one sign, summed over the rounds; an input channel counts as
+    one ``input_reads``. Row groups are those of the crossbar that takes longest of each round. Arguments and errors as
+    for `layer_events`.
+    """
     if not layer.weighted:
         raise ValueError(f"layer must have a weight, got {layer.name!r} of kind {layer.kind!r}")
     crossbar = hardware.crossbar
@@ -219,7 +191,9 @@ def geometry(layer: Layer, spec: EpitomeSpec | None, hardware: Hardware) -> Geom
 
 
 @lru_cache(maxsize=4096)
-def _dense(shape: tuple[int, int, int, int], groups: int, crossbar: Crossbar, dacs: int, adcs: int) -> Geometry:
+def _dense(
+    shape: tuple[int, int, int, int], groups: int, crossbar: Crossbar, dacs: int, adcs: int
+) -> tuple[Events, int]:
     """Return what a dense layer takes: as the epitome that is its own weight.
 
     Groups of a grouped convolution are layers side by side: they work at the same time, and all else adds up. Those
@@ -227,11 +201,11 @@ def _dense(shape: tuple[int, int, int, int], groups: int, crossbar: Crossbar, da
     """
     out, inp, *kernel = shape
     rows, cols = inp * math.prod(kernel), out // groups
-    one = _sampled(EpitomeSpec.dense(cols, inp, kernel), False, crossbar, dacs, adcs)
-    side_by_side = Geometry(*(groups * count for count in one))._replace(rounds=1, turns=one.turns, steps=one.steps)
+    one, turns = _sampled(EpitomeSpec.dense(cols, inp, kernel), False, crossbar, dacs, adcs)
+    side_by_side = replace(groups * one, rounds=1, steps=one.steps)
     together = pack(groups, rows, cols, math.prod(kernel), crossbar).together
     if together == 1:
-        return side_by_side
+        return side_by_side, turns
 
     def sensed(groups: int) -> list[int]:
         """Groups that are sensed in each row group of a crossbar that ``groups`` share."""
@@ -240,16 +214,19 @@ def _dense(shape: tuple[int, int, int, int], groups: int, crossbar: Crossbar, da
 
     full, rest = divmod(groups, together)
     everywhere = full * sensed(together) + sensed(rest)
-    return side_by_side._replace(
-        turns=len(sensed(together)),
+    conversions = cols * sum(everywhere)
+    shared = replace(
+        side_by_side,
         steps=sum(math.ceil(number * cols / adcs) for number in sensed(together)),
-        reads=len(everywhere),
-        conversions=cols * sum(everywhere),
+        crossbar_reads=len(everywhere),
+        adc_conversions=conversions,
+        shift_adds=conversions,
     )
+    return shared, len(sensed(together))
 
 
 @lru_cache(maxsize=4096)
-def _sampled(spec: EpitomeSpec, reuse: bool, crossbar: Crossbar, dacs: int, adcs: int) -> Geometry:
+def _sampled(spec: EpitomeSpec, reuse: bool, crossbar: Crossbar, dacs: int, adcs: int) -> tuple[Events, int]:
     """Return what the rounds of an epitome's index tables take."""
     tables = Tables.from_plan(spec.plan(), reuse)
     column, _, columns, extends = tables.ofat.T
@@ -257,22 +234,29 @@ def _sampled(spec: EpitomeSpec, reuse: bool, crossbar: Crossbar, dacs: int, adcs
     driven = _row_groups(tables, rows_in_use(math.prod(spec.epitome[2:]), crossbar), dacs)
     turns, row_groups, row_blocks = driven.max(axis=1), driven.sum(axis=1), (driven > 0).sum(axis=1)
     col_blocks, widest = _column_blocks(column, columns, crossbar.cols)
-    return Geometry(
-        rounds=tables.rounds,
-        turns=int(turns.sum()),
-        steps=int((turns * -(-widest // adcs)).sum()),
-        channels=int(tables.ifat[:, 1].sum()),
-        rows=int(rows.sum()),
-        lines=int((rows * col_blocks).sum()),
-        reads=int((row_groups * col_blocks).sum()),
-        cells=int((rows * columns).sum()),
-        conversions=int((row_groups * columns).sum()),
-        columns=int(columns.sum()),
-        tree_adds=int(((row_blocks - 1) * columns).sum()),
-        joins=int((columns * extends).sum()),
-        copies=int(tables.copies[:, 2].sum()),
-        table_bits=tables.bits,
-    )
+    lines, conversions = (rows * col_blocks).sum(), (row_groups * columns).sum()
+    received, copies = tables.received, tables.copies[:, 2].sum()
+    counts = {
+        "rounds": tables.rounds,
+        "steps": (turns * -(-widest // adcs)).sum(),
+        "input_reads": tables.ifat[:, 1].sum(),
+        "word_lines": lines,
+        "dac_conversions": lines,
+        "crossbar_reads": (row_groups * col_blocks).sum(),
+        "cell_reads": (rows * columns).sum(),
+        "adc_conversions": conversions,
+        "shift_adds": conversions,
+        "tree_adds": ((row_blocks - 1) * columns).sum(),
+        "offset_adds": (rows + columns).sum() * (crossbar.polarity == 1),
+        "joins": (received * extends).sum(),
+        "copies": copies,
+        "output_reads": (columns * extends).sum(),
+        "output_writes": columns.sum() + copies,
+        "table_bits": tables.bits,
+        "negations": received.sum() * spec.weighed,
+        "shifts": received.sum() * COEFFICIENT_SHIFTS[spec.coefficients],
+    }
+    return Events(**{name: int(count) for name, count in counts.items()}), int(turns.sum())
 
 
 def _row_groups(tables: Tables, usable: int, dacs: int) -> np.ndarray:
@@ -293,8 +277,7 @@ def _row_groups(tables: Tables, usable: int, dacs: int) -> np.ndarray:
     mark = np.zeros((tables.rounds, blocks * per_block + 1), dtype=np.int64)
     np.add.at(mark, (round, first // usable * per_block + first % usable // dacs), 1)
     np.add.at(mark, (round, last // usable * per_block + last % usable // dacs + 1), -1)
-    driven = mark.cumsum(axis=1)[:, :-1] > 0
-    return driven.reshape(tables.rounds, blocks, per_block).sum(axis=2)
+    return (mark.cumsum(axis=1)[:, :-1] > 0).reshape(tables.rounds, blocks, per_block).sum(axis=2)
 
 
 def _column_blocks(column: np.ndarray, columns: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -14,12 +14,14 @@ import dataclasses
 import functools
 import math
 import numbers
+from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from epimlib._checks import keys, nearest, one_of, parse_yaml, positive
+from epimlib._checks import instance, is_file, keys, load, nearest, one_of, parse_yaml, positive, write_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,20 +35,16 @@ KINDS = {
 }
 
 _UNITS = {
-    unit: (dimension, scale)
-    for dimension, units in {
-        "s": {"s": 1, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "ps": 1e-12},
-        "Hz": {"Hz": 1, "MHz": 1e6, "GHz": 1e9},
-        "J": {"J": 1, "nJ": 1e-9, "pJ": 1e-12, "fJ": 1e-15},
-        "W": {"W": 1, "mW": 1e-3, "uW": 1e-6, "nW": 1e-9},
-        "m2": {"m2": 1, "mm2": 1e-6, "um2": 1e-12},
-        "bit": {"bit": 1, "KB": 8192},
-        "bit/s": {"bit/s": 1, "Gb/s": 1e9},
-        "J/bit": {"J/bit": 1, "pJ/bit": 1e-12},
-        "W/bit": {"W/bit": 1, "nW/bit": 1e-9},
-        "m2/bit": {"m2/bit": 1, "um2/bit": 1e-12},
-    }.items()
-    for unit, scale in units.items()
+    "s": {"s": 1, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "ps": 1e-12},
+    "Hz": {"Hz": 1, "MHz": 1e6, "GHz": 1e9},
+    "J": {"J": 1, "nJ": 1e-9, "pJ": 1e-12, "fJ": 1e-15},
+    "W": {"W": 1, "mW": 1e-3, "uW": 1e-6, "nW": 1e-9},
+    "m2": {"m2": 1, "mm2": 1e-6, "um2": 1e-12},
+    "bit": {"bit": 1, "KB": 8192},
+    "bit/s": {"bit/s": 1, "Gb/s": 1e9},
+    "J/bit": {"J/bit": 1, "pJ/bit": 1e-12},
+    "W/bit": {"W/bit": 1, "nW/bit": 1e-9},
+    "m2/bit": {"m2/bit": 1, "um2/bit": 1e-12},
 }
 
 
@@ -71,10 +69,8 @@ class Crossbar:
     """With ``"channel"`` the rows of a channel's window stay on one crossbar, with ``"dense"`` rows leave no gaps."""
 
     def __post_init__(self) -> None:
-        for field in ("rows", "cols", "cell_bits"):
-            positive(f"crossbar.{field}", getattr(self, field))
-        if self.cell_bits > 16:
-            raise ValueError(f"crossbar.cell_bits must be at most 16, got {self.cell_bits}")
+        for field, most in (("rows", None), ("cols", None), ("cell_bits", 16)):
+            positive(f"crossbar.{field}", getattr(self, field), maximum=most)
         one_of("crossbar.polarity", self.polarity, [1, 2])
         one_of("crossbar.packing", self.packing, ["channel", "dense"])
 
@@ -148,10 +144,7 @@ class Digital:
     @staticmethod
     def stages(ratio: int) -> int:
         """Return the stages of a multiplexer as MNSIM counts them: one more than the base-8 digits of its ratio."""
-        stages = 1
-        while ratio:
-            ratio, stages = ratio // 8, stages + 1
-        return stages
+        return 1 + len(f"{ratio:o}")
 
     @staticmethod
     def transistors(ratio: int) -> int:
@@ -185,11 +178,9 @@ class Buffer:
 
     def __post_init__(self) -> None:
         for field in ("area", "read_energy", "write_energy", "leakage"):
-            if len(getattr(self, field)) != len(self.capacity):
-                raise ValueError(
-                    f"buffer.{field} must have {len(self.capacity)} values, one for each buffer.capacity, "
-                    f"got {len(getattr(self, field))}"
-                )
+            given, wanted = len(getattr(self, field)), len(self.capacity)
+            if given != wanted:
+                raise ValueError(f"buffer.{field} must have {wanted} values, one for each buffer.capacity, got {given}")
         if list(self.capacity) != sorted(set(self.capacity)):
             raise ValueError(f"buffer.capacity must ascend, got {self.capacity}")
 
@@ -310,6 +301,20 @@ class Hardware:
         return cls.from_yaml((folder / f"{name}.yaml").read_text(encoding="utf-8"))
 
     @classmethod
+    def load(cls, name: str | Path) -> "Hardware":
+        """Return a stored description, as `preset` does, or that of a YAML (or JSON) file in the form of the presets.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the preset is unknown, or the file is truncated or no hardware description.
+        """
+        return load(name, "hardware description", cls.from_dict) if is_file(name) else cls.preset(name)
+
+    def save(self, path: str | Path) -> None:
+        """Write the description as a YAML file, whole or not at all; ``load`` reads it."""
+        write_yaml(path, self.to_dict())
+
+    @classmethod
     def from_yaml(cls, text: str) -> "Hardware":
         """Return the description of a YAML text in the form of the presets."""
         try:
@@ -326,15 +331,14 @@ class Hardware:
             ValueError: if a key is unknown or missing, a value has a unit of another dimension or is out of range,
                 or a constant names no source.
         """
-        what = "a hardware description"
-        keys(what, data, ["name", "rules", "sources", "reuse", *_SECTIONS])
+        keys("a hardware description", data, ["name", "rules", "sources", "reuse", *_SECTIONS])
         if not isinstance(data["sources"], Mapping):
             raise ValueError(f"sources must be a mapping from a short name to a text, got {data['sources']!r}")
-        constants = [_constant("reuse", data["reuse"], data["sources"])]
+        entries = {"reuse": data["reuse"]}
         for section, cls_ in _SECTIONS.items():
-            fields = [field.name for field in dataclasses.fields(cls_)]
-            for field, entry in keys(section, data[section], fields).items():
-                constants.append(_constant(f"{section}.{field}", entry, data["sources"]))
+            fields = keys(section, data[section], cls_.__dataclass_fields__)
+            entries |= {f"{section}.{field}": entry for field, entry in fields.items()}
+        constants = [_constant(name, entry, data["sources"]) for name, entry in entries.items()]
         return cls._build(data["name"], data["rules"], constants)
 
     @classmethod
@@ -342,17 +346,12 @@ class Hardware:
         if not isinstance(name, str) or not name:
             raise ValueError(f"name of a hardware description must be a text, got {name!r}")
         values = {c.name: _value(c) for c in constants}
+        one_of("rules", rules, ["events", "mnsim"])
         sections = {
-            section: cls_(**{f.name: values[f"{section}.{f.name}"] for f in dataclasses.fields(cls_)})
+            section: cls_(**{field: values[f"{section}.{field}"] for field in cls_.__dataclass_fields__})
             for section, cls_ in _SECTIONS.items()
         }
-        return cls(
-            name=name,
-            rules=one_of("rules", rules, ["events", "mnsim"]),
-            reuse=values["reuse"],
-            **sections,
-            provenance=tuple(constants),
-        )
+        return cls(name, rules, values["reuse"], **sections, provenance=tuple(constants))
 
     def replace(self, changes: Mapping[str, Any]) -> "Hardware":
         """Return a copy with some values changed, by dotted name: ``{"crossbar.rows": 128, "adc.rate": "1 GHz"}``.
@@ -361,11 +360,9 @@ class Hardware:
         "assumed" from then on.
         """
         constants = {constant.name: constant for constant in self.provenance}
-        rules = self.rules
+        changes = dict(changes)
+        rules = changes.pop("rules", self.rules)
         for name, value in changes.items():
-            if name == "rules":
-                rules = value
-                continue
             if name not in constants:
                 raise ValueError(f"unknown hardware value {name!r}; {nearest(name, [*constants, 'rules'])}")
             note = f"{constants[name].value} in {self.name}"
@@ -375,14 +372,12 @@ class Hardware:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that ``from_dict`` reads, every constant with its source."""
-        texts = dict.fromkeys(constant.source for constant in self.provenance)
-        short = {text: f"s{number}" for number, text in enumerate(texts)}
-        data: dict[str, Any] = {"name": self.name, "rules": self.rules}
-        data["sources"] = {key: text for text, key in short.items()}
+        texts = list(dict.fromkeys(constant.source for constant in self.provenance))
+        sources = {f"s{number}": text for number, text in enumerate(texts)}
+        data: dict[str, Any] = {"name": self.name, "rules": self.rules, "sources": sources}
         for constant in self.provenance:
-            entry = {"value": constant.value, "kind": constant.kind, "source": short[constant.source]}
-            if constant.note:
-                entry["note"] = constant.note
+            entry = {"value": constant.value, "kind": constant.kind, "source": f"s{texts.index(constant.source)}"}
+            entry |= {"note": constant.note} if constant.note else {}
             section, _, field = constant.name.rpartition(".")
             (data.setdefault(section, {}) if section else data)[field] = entry
         return data
@@ -406,15 +401,12 @@ class Hardware:
 
 def check_hardware(hardware: Any) -> Hardware:
     """Return the hardware, or raise ``TypeError`` if it is something else, such as the name of a preset."""
-    if not isinstance(hardware, Hardware):
-        given = f"{hardware!r}; did you mean Hardware.preset({hardware!r})?" if isinstance(hardware, str) else None
-        raise TypeError(f"hardware must be a Hardware, got {given or type(hardware).__name__}")
-    return hardware
+    return instance("hardware", hardware, Hardware, "Hardware.preset")
 
 
 _SECTIONS = {f.name: f.type for f in dataclasses.fields(Hardware) if dataclasses.is_dataclass(f.type)}
 _FIELDS = {f"{section}.{f.name}": f for section, cls in _SECTIONS.items() for f in dataclasses.fields(cls)}
-_FIELDS["reuse"] = next(field for field in dataclasses.fields(Hardware) if field.name == "reuse")
+_FIELDS["reuse"] = Hardware.__dataclass_fields__["reuse"]
 
 
 def _constant(name: str, entry: Any, sources: Mapping[str, str]) -> Constant:
@@ -445,14 +437,13 @@ def _value(constant: Constant) -> Any:
 
 def _quantity(name: str, value: Any, unit: str, zero: bool) -> float:
     """Return a quantity such as ``"2 mW"`` in SI units."""
-    allowed = ", ".join(known for known, (dimension, _) in _UNITS.items() if dimension == unit)
+    allowed = ", ".join(_UNITS[unit])
     number, _, given = value.partition(" ") if isinstance(value, str) else ("", "", "")
     try:
-        dimension, scale = _UNITS[given]
-        number = float(number) * scale
+        number = float(number) * ChainMap(*_UNITS.values())[given]
     except (KeyError, ValueError):
         raise ValueError(f"{name} must be a number and a unit ({allowed}), got {value!r}") from None
-    if dimension != unit:
+    if given not in _UNITS[unit]:
         raise ValueError(f"{name} must have one of the units {allowed}, got {value!r}")
     if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
         raise ValueError(f"{name} must be {'zero or more' if zero else 'more than zero'}, got {value!r}")

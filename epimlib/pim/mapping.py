@@ -40,11 +40,6 @@ class Packing(NamedTuple):
     col_blocks: int
     """Crossbar-sized blocks of one array, from the first column to the last."""
 
-    @property
-    def blocks(self) -> int:
-        """Crossbar-sized blocks of all arrays."""
-        return self.arrays * self.row_blocks * self.col_blocks
-
 
 def pack(groups: int, rows: int, cols: int, window: int, crossbar: Crossbar, layer: str | None = None) -> Packing:
     """Return where ``groups`` matrices of ``rows x cols`` lie, with ``window`` rows for each channel.
@@ -89,23 +84,22 @@ class LayerMapping(NamedTuple):
     packing: Packing
     slices: int
     """Bit slices of a weight."""
-    polarity: int
-    crossbar_cells: int
+    crossbar: Crossbar
 
     @property
     def blocks(self) -> int:
         """Crossbar-sized blocks of the matrix, all groups together."""
-        return self.packing.blocks
+        return self.packing.arrays * self.packing.row_blocks * self.packing.col_blocks
 
     @property
     def crossbars(self) -> int:
         """Crossbars: ``blocks * slices * polarity``."""
-        return self.blocks * self.slices * self.polarity
+        return self.blocks * self.slices * self.crossbar.polarity
 
     @property
     def utilization(self) -> float:
         """Share of the cells of these crossbars that hold a part of a weight."""
-        return self.groups * self.rows * self.cols / (self.blocks * self.crossbar_cells)
+        return self.groups * self.rows * self.cols / (self.blocks * self.crossbar.rows * self.crossbar.cols)
 
 
 @dataclass(frozen=True)
@@ -168,11 +162,9 @@ def map_crossbars(
             sign, or a crossbar is smaller than one channel's window.
     """
     design = Design(design).check(workload)
-    check_hardware(hardware)
-    layers = []
-    for layer, width in zip(workload.weighted, layer_bits(workload, bits).values(), strict=True):
-        slices = bit_slices(width, hardware.crossbar)
-        layers.append(map_layer(layer, design.get(layer.name), hardware.crossbar, slices))
+    crossbar = check_hardware(hardware).crossbar
+    slices = {name: bit_slices(width, crossbar) for name, width in layer_bits(workload, bits).items()}
+    layers = [map_layer(layer, design.get(layer.name), crossbar, slices[layer.name]) for layer in workload.weighted]
     return NetworkMapping(workload.name, tuple(layers))
 
 
@@ -200,5 +192,4 @@ def map_layer(layer: Layer, spec: EpitomeSpec | None, crossbar: Crossbar, slices
     area = math.prod(window)
     rows, cols = inp * area, out // groups
     packing = pack(groups, rows, cols, area, crossbar, layer.name)
-    cells = crossbar.rows * crossbar.cols
-    return LayerMapping(layer.name, rows, cols, groups, packing, slices, crossbar.polarity, cells)
+    return LayerMapping(layer.name, rows, cols, groups, packing, slices, crossbar)

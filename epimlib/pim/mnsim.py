@@ -27,32 +27,48 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from epimlib.epitome.design import Design
 from epimlib.epitome.workload import Layer, Workload
+from epimlib.pim.cost import LayerCost
 from epimlib.pim.hardware import Hardware
 from epimlib.pim.mapping import bit_slices
 from epimlib.pim.pipeline import finish_times, pipeline
-from epimlib.pim.report import LayerCost
 
+COUNTED = (
+    "Counted as by MNSIM 2.0: crossbars with converters and digital logic, buffers, pooling and the time of "
+    "transfers and residual sums. Not counted: the energy of these, programming of the cells, off-chip memory."
+)
 KINDS = ("conv", "linear", "pool", "add")
 SUM_TIME = 10e-9  # of a residual sum, a constant of the simulator [s]
 
 
 def layer_costs(
-    workload: Workload, hardware: Hardware, bits: Mapping[str, int], activation_bits: int, pipelined: bool
+    workload: Workload,
+    hardware: Hardware,
+    design: Design,
+    bits: Mapping[str, int],
+    activation_bits: int,
+    pipelined: bool,
 ) -> list[LayerCost]:
     """Return what every layer of a dense network costs by the rules of MNSIM 2.0.
 
     Args:
         workload: convolutions, linear layers on one vector, pooling and residual sums.
         hardware: with the constants of the simulator.
+        design: without any epitome.
         bits: of the weights of every weighted layer, sign included.
         activation_bits: of inputs and outputs.
         pipelined: whether a layer starts when its first window is there, or when the first of the layers that it
             reads is finished.
 
     Raises:
-        ValueError: if the simulator has no rule for a layer, or the grid has too few tiles.
+        ValueError: if the simulator has no rule for a layer or an epitome, or the grid has too few tiles.
     """
+    if design:
+        raise ValueError(
+            f"rules 'mnsim' evaluate dense networks only, got a design with {len(design)} epitomes; "
+            "choose rules 'events'"
+        )
     chip = _Chip(hardware, activation_bits)
     placed = _place(workload, hardware, bits)
     chip.size_buffers(placed)
@@ -238,9 +254,8 @@ class _Chip:
         if layer.kind == "pool":
             read, write = self.line_buffer(layer, layer.in_channels, pipelined)
             gather = self.access(out_bits)
-            passes = math.ceil(layer.in_channels / h.pooling.units) * math.ceil(
-                layer.kernel_size[0] ** 2 / h.pooling.window
-            )
+            passes = math.ceil(layer.in_channels / h.pooling.units)
+            passes *= math.ceil(layer.kernel_size[0] ** 2 / h.pooling.window)
             return {
                 "buffer read": read + gather,
                 "buffer write": write + gather,
@@ -254,17 +269,15 @@ class _Chip:
         levels = math.ceil(math.log2(h.tile.elements))
         gather = p.cols * a * p.per_tile  # bits
         read, write = self.line_buffer(layer, p.rows // layer.kernel_size[0] ** 2, pipelined)
+        demux = h.digital.stages(math.ceil(h.crossbar.rows / h.dac.per_crossbar))
+        mux = h.digital.stages(math.ceil(h.crossbar.cols / h.adc.per_crossbar))
         parts = {
             "DAC": steps * (h.dac.bits + 2) / h.dac.rate,
             "crossbar": steps * self.read_latency,
             "ADC": steps * self.adc_periods / h.adc.rate,
             "input register": (row_groups * col_groups + steps) * period,
-            "demultiplexer": steps
-            * h.digital.stages(math.ceil(h.crossbar.rows / h.dac.per_crossbar))
-            * h.digital.decoder_latency,
-            "multiplexer": steps
-            * h.digital.stages(math.ceil(h.crossbar.cols / h.adc.per_crossbar))
-            * h.digital.mux_latency,
+            "demultiplexer": steps * demux * h.digital.decoder_latency,
+            "multiplexer": steps * mux * h.digital.mux_latency,
             "shift register": steps * period,
             "adder": col_groups * math.ceil(math.log2(h.tile.groups)) * period,
             "output register": col_groups * period,
@@ -321,11 +334,10 @@ class _Chip:
         if p.layer.kind == "add":
             return {}  # the accumulator is left out
         lines = p.per_tile if p.layer.weighted else 0
+        energies = {"buffer read": buffer.read_energy, "buffer write": buffer.write_energy}
         powers = {
-            "buffer read": p.tiles
-            * (lines * access(buffer.read_energy, self.line) + access(buffer.read_energy, self.out)),
-            "buffer write": p.tiles
-            * (lines * access(buffer.write_energy, self.line) + access(buffer.write_energy, self.out)),
+            name: p.tiles * (lines * access(energy, self.line) + access(energy, self.out))
+            for name, energy in energies.items()
         }
         if p.layer.kind == "pool":
             return powers | {"pooling": h.pooling.power}

@@ -3,65 +3,21 @@
 import dataclasses
 import html
 import math
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from epimlib._checks import keys
+from epimlib.pim import cost, mnsim
 from epimlib.pim.hardware import Hardware
 
 if TYPE_CHECKING:
     import pandas as pd
 
-COUNTED = {
-    "events": (
-        "Counted: crossbars with converters and digital logic, buffers, index tables, joint modules, pooling, "
-        "element-wise units, transfers and leakage while a layer works. Not counted: programming of the cells, "
-        "off-chip memory, control, activation functions, the arithmetic of products of activations."
-    ),
-    "mnsim": (
-        "Counted as by MNSIM 2.0: crossbars with converters and digital logic, buffers, pooling and the time of "
-        "transfers and residual sums. Not counted: the energy of these, programming of the cells, off-chip memory."
-    ),
-}
+COUNTED = {"events": cost.COUNTED, "mnsim": mnsim.COUNTED}
 
 
-@dataclass(frozen=True)
-class LayerCost:
-    """What one layer costs for one image. Dictionaries go by component."""
-
-    name: str
-    kind: str
-    crossbars: int
-    utilization: float
-    """Share of the cells of its crossbars that hold a part of a weight."""
-    time: Mapping[str, float]
-    """What it is busy with, one after the other [s]."""
-    energy: Mapping[str, float]
-    """[J]"""
-    area: Mapping[str, float]
-    """[m^2]"""
-    leakage: float = 0.0
-    """Static power while it works [W]."""
-    counts: Mapping[str, int] = field(default_factory=dict)
-    """How often each action happens."""
-    start: float = 0.0
-    """When its first position starts [s]."""
-    finish: float = 0.0
-    """When its last position is finished [s]."""
-
-    @property
-    def latency(self) -> float:
-        """Time that the layer is busy [s]; waiting for other layers is left out."""
-        return math.fsum(self.time.values())
-
-    @property
-    def sums(self) -> tuple[float, float, float, int]:
-        """Latency [s], energy [J], area [m^2] and crossbars: what adds up over layers."""
-        return self.latency, math.fsum(self.energy.values()), math.fsum(self.area.values()), self.crossbars
-
-
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class CostReport:
     """Latency, energy and area of one image on one accelerator, layer by layer and component by component.
 
@@ -85,7 +41,7 @@ class CostReport:
     pipelined: bool
     latency: float
     """From the first input to the last output [s]."""
-    layers: tuple[LayerCost, ...]
+    layers: tuple[cost.LayerCost, ...]
 
     @property
     def energy(self) -> float:
@@ -120,11 +76,10 @@ class CostReport:
     @property
     def counts(self) -> dict[str, int]:
         """How often each action happens, all layers together."""
-        total: dict[str, int] = {}
+        total: Counter[str] = Counter()
         for layer in self.layers:
-            for name, count in layer.counts.items():
-                total[name] = total.get(name, 0) + count
-        return total
+            total.update(layer.counts)
+        return dict(total)
 
     def by_layer(self) -> "pd.DataFrame":
         """Return one row per layer."""
@@ -132,11 +87,10 @@ class CostReport:
 
         columns = ["layer", "kind", "crossbars", "utilization", "latency [s]", "start [s]", "finish [s]"]
         columns += ["energy [J]", "area [m^2]", "leakage [W]"]
-        rows = []
-        for layer in self.layers:
-            latency, energy, area, crossbars = layer.sums
-            times = latency, layer.start, layer.finish
-            rows.append((layer.name, layer.kind, crossbars, layer.utilization, *times, energy, area, layer.leakage))
+        rows = [
+            (c.name, c.kind, c.crossbars, c.utilization, c.latency, c.start, c.finish, *c.sums[1:3], c.leakage)
+            for c in self.layers
+        ]
         return pd.DataFrame(rows, columns=columns).set_index("layer")
 
     def by_component(self) -> "pd.DataFrame":
@@ -148,8 +102,7 @@ class CostReport:
         for layer in self.layers:
             for column, part in columns.items():
                 for name, value in getattr(layer, part).items():
-                    row = total.setdefault(name, dict.fromkeys(columns, 0.0))
-                    row[column] += value
+                    total.setdefault(name, dict.fromkeys(columns, 0.0))[column] += value
         frame = pd.DataFrame.from_dict(total, orient="index", columns=list(columns)).rename_axis("component")
         frame["share of energy"] = frame["energy [J]"] / frame["energy [J]"].sum()
         frame["share of area"] = frame["area [m^2]"] / frame["area [m^2]"].sum()
@@ -176,10 +129,8 @@ class CostReport:
         for name in ("hardware", "activation_bits", "baseline_bits", "pipelined"):
             if getattr(self, name) != getattr(other, name):
                 raise ValueError(f"reports that add up must have the same {name}")
-        shifted = [
-            dataclasses.replace(layer, start=layer.start + self.latency, finish=layer.finish + self.latency)
-            for layer in other.layers
-        ]
+        after = self.latency
+        shifted = [dataclasses.replace(c, start=c.start + after, finish=c.finish + after) for c in other.layers]
         return dataclasses.replace(
             self,
             workload=f"{self.workload} + {other.workload}",
@@ -200,9 +151,9 @@ class CostReport:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "CostReport":
         """Return the report of ``to_dict``; unknown or missing keys raise ``ValueError``."""
-        data = dict(keys("a cost report", data, [field.name for field in dataclasses.fields(cls)]))
-        fields = [field.name for field in dataclasses.fields(LayerCost)]
-        layers = tuple(LayerCost(**keys("a layer of a cost report", layer, fields)) for layer in data["layers"])
+        data = dict(keys("a cost report", data, cls.__dataclass_fields__))
+        fields = cost.LayerCost.__dataclass_fields__
+        layers = tuple(cost.LayerCost(**keys("a layer of a cost report", layer, fields)) for layer in data["layers"])
         sizes = {"input_size": tuple(data["input_size"]), "bits": tuple(data["bits"])}
         return cls(**data | sizes | {"hardware": Hardware.from_dict(data["hardware"]), "layers": layers})
 
@@ -223,8 +174,7 @@ class CostReport:
     def _repr_html_(self) -> str:
         totals = self.totals().to_html(float_format="{:.4g}".format)
         parts = self.by_component().to_html(float_format="{:.3g}".format)
-        title, counted = html.escape(self._title), COUNTED[self.hardware.rules]
-        return f"<p><strong>{title}</strong></p>{totals}{parts}<p>{counted}</p>"
+        return f"<p><strong>{html.escape(self._title)}</strong></p>{totals}{parts}<p>{COUNTED[self.hardware.rules]}</p>"
 
 
 def compare(a: CostReport, b: CostReport) -> "pd.DataFrame":

@@ -10,6 +10,9 @@ convolution's sum. Three small tables say which, one entry per round:
 - OFAT, the output feature address table: which columns to sense, which output channels receive their sums,
   whether the sums start a result or extend a partial one; and, for wrapped blocks, which results are copies.
 
+Round coefficients are stored with OFAT. Copies then receive the sums of every round of their source themselves, each
+with its own coefficients.
+
 The epitome matrix has a word line for every ``(b, y, x)`` of the epitome, in this order, and a logical column
 for every output channel ``a``. What the three tables hold in the paper is not available to us; this is our
 reconstruction.
@@ -21,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from epimlib.epitome.plan import EpitomeSpec, Plan
+from epimlib.epitome.plan import COEFFICIENT_BITS, EpitomeSpec, Plan
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +44,7 @@ class Tables:
     one."""
     copies: np.ndarray
     """``(copies, 3)``: first output channel of the source, of the copy, output channels. The second part of
-    OFAT."""
+    OFAT. With coefficients: of blocks that receive the same sums."""
 
     @classmethod
     def from_plan(cls, plan: Plan, reuse: bool = True) -> "Tables":
@@ -60,20 +63,13 @@ class Tables:
         first_in, first_out = np.arange(n_in) * b_in, np.arange(n_out) * b_out
         channels_in = np.minimum(b_in, spec.in_channels - first_in)
         channels_out = np.minimum(b_out, spec.out_channels - first_out)
+        block, extends = np.repeat(out, n_in), np.tile(np.arange(n_in) > 0, len(out))
         copied = np.delete(np.arange(n_out), out)
         return cls(
             spec=spec,
             ifat=np.tile(np.stack([first_in, channels_in], axis=1), (len(out), 1)),
             ifrt=((b * spec.epitome[2] + y) * spec.epitome[3] + x)[:, None],
-            ofat=np.stack(
-                [
-                    a,
-                    np.repeat(first_out[out], n_in),
-                    np.repeat(channels_out[out], n_in),
-                    np.tile(np.arange(n_in) > 0, len(out)),
-                ],
-                axis=1,
-            ),
+            ofat=np.stack([a, first_out[block], channels_out[block], extends], axis=1),
             copies=np.stack([first_out[source[copied]], first_out[copied], channels_out[copied]], axis=1),
         )
 
@@ -84,14 +80,26 @@ class Tables:
 
     @property
     def bits(self) -> int:
-        """Size of the tables: every column is as wide as its largest entry needs. One round needs no table."""
+        """Size of the tables: every column is as wide as its largest entry needs. One round needs no table.
+
+        Coefficients take `COEFFICIENT_BITS` each.
+        """
+        coefficients = COEFFICIENT_BITS[self.spec.coefficients] * self.spec.out_channels * self.spec.grid[1]
         if self.rounds == 1 and not len(self.copies):
-            return 0
-        return sum(
+            return coefficients
+        return coefficients + sum(
             len(table) * sum(int(largest).bit_length() for largest in table.max(axis=0))
             for table in (self.ifat, self.ifrt, self.ofat, self.copies)
             if len(table)
         )
+
+    @property
+    def received(self) -> np.ndarray:
+        """Output channels that receive the sums of each round, ``(rounds,)``: with coefficients those of copies too."""
+        if not self.spec.weighed:
+            return self.ofat[:, 2]
+        shared = np.bincount(self.copies[:, 0], self.copies[:, 2], self.spec.out_channels).astype(np.int64)
+        return self.ofat[:, 2] + shared[self.ofat[:, 1]]
 
     @cached_property
     def runs(self) -> np.ndarray:
@@ -118,15 +126,12 @@ class Tables:
             "IFAT": ["first input channel", "input channels"],
             "IFRT": ["first word line"],
             "OFAT": ["first column", "first output channel", "output channels", "extends"],
+            "copies": ["first output channel of the source", "of the copy", "output channels"],
         }
-        frames = {
-            name: pd.DataFrame(table, columns=columns[name]).rename_axis("round")
-            for name, table in zip(columns, (self.ifat, self.ifrt, self.ofat), strict=True)
-        }
+        tables = zip(columns, (self.ifat, self.ifrt, self.ofat, self.copies), strict=True)
+        frames = {name: pd.DataFrame(table, columns=columns[name]).rename_axis("round") for name, table in tables}
         frames["OFAT"]["extends"] = frames["OFAT"]["extends"].astype(bool)
-        copies = ["first output channel of the source", "of the copy", "output channels"]
-        frames["copies"] = pd.DataFrame(self.copies, columns=copies).rename_axis("copy")
-        return frames
+        return frames | {"copies": frames["copies"].rename_axis("copy")}
 
     def __str__(self) -> str:
         counts = [(self.rounds, "round"), (len(self.copies), "copied block"), (self.bits, "bit")]

@@ -62,12 +62,7 @@ class ShrinkReport:
         Args:
             bits: of a weight, sign included; one number, or one for each layer of ``blocks`` by name.
         """
-        widths = bits if isinstance(bits, Mapping) else dict.fromkeys(self.blocks, bits)
-        missing = [name for name in self.blocks if name not in widths]
-        if missing:
-            raise ValueError(f"bits lack layer {missing[0]!r} (and {len(missing) - 1} more)")
-        slices = sum(number * bit_slices(widths[name], self.crossbar) for name, number in self.blocks.items())
-        return slices * self.crossbar.polarity
+        return crossbars_of(self.blocks, bits, self.crossbar)
 
     def __str__(self) -> str:
         before, after = (sum(blocks.values()) for blocks in (self.blocks_before, self.blocks))
@@ -128,6 +123,15 @@ def shrink(
 
 
 # Counting ----------------------------------------------------------------------------------------------------
+
+
+def crossbars_of(blocks: Mapping[str, int], bits: int | Mapping[str, int], crossbar: Crossbar) -> int:
+    """Return blocks times bit slices times polarity; arguments as for `ShrinkReport.crossbars`."""
+    widths = bits if isinstance(bits, Mapping) else dict.fromkeys(blocks, bits)
+    missing = [name for name in blocks if name not in widths]
+    if missing:
+        raise ValueError(f"bits lack layer {missing[0]!r} (and {len(missing) - 1} more)")
+    return sum(number * bit_slices(widths[name], crossbar) for name, number in blocks.items()) * crossbar.polarity
 
 
 def dense_blocks(model: nn.Module, crossbar: Crossbar) -> dict[str, int]:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from epimlib._checks import keys, positive, read_json, write_json
-from epimlib.pim.candidates import CostTable
 from epimlib.search.problem import Problem, SearchResult, from_json, to_json
+from epimlib.search.table import CostTable
 
 
 def evolve(

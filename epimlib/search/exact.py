@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from epimlib._checks import positive
-from epimlib.pim.candidates import CostTable
 from epimlib.search.knapsack import Choice, choose
 from epimlib.search.problem import CannotBeMet, Problem, SearchResult, listed, number
+from epimlib.search.table import CostTable
 
 
 def solve_exact(

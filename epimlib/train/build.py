@@ -13,17 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from epimlib._checks import keys, line, nearest, positive
-from epimlib._torchvision import ensure_torchvision
+from epimlib._checks import keys, known_layers, line, nearest, positive
 from epimlib.epitome.design import Design
 from epimlib.epitome.layers import epitomize
 from epimlib.epitome.trace import trace
 from epimlib.epitome.workload import Workload
-from epimlib.pim.mapping import bit_slices, map_crossbars
+from epimlib.pim.mapping import map_crossbars
 from epimlib.quant.grid import QuantConfig
 from epimlib.quant.precision import hessian_traces, sensitivities
 from epimlib.quant.quantize import quantizable, quantize
-from epimlib.rivals.pruning import dense_blocks, fit_width, shrink
+from epimlib.rivals.pruning import crossbars_of, dense_blocks, fit_width, shrink
 from epimlib.search.bits import assign_bits, bit_crossbars
 from epimlib.train.config import DENSE_BITS, TrainConfig
 from epimlib.train.data import DATASETS
@@ -99,10 +98,9 @@ def build(
 
 def create(config: TrainConfig) -> nn.Module:
     """Return the dense network of a configuration, with new weights drawn from its seed."""
-    ensure_torchvision()
-    import timm
-
     from epimlib.train import resnet9  # noqa: F401  (registers itself with timm)
+
+    import timm
 
     torch.manual_seed(config.seed)
     options = {"num_classes": DATASETS[config.data].classes, "in_chans": config.input_size[0], **config.model_options}
@@ -128,7 +126,7 @@ def _design(config: TrainConfig, workload: Workload) -> Design:
         return Design()
     if "layers" in config.design:
         return Design.from_dict(config.design).check(workload)
-    names = ["rows", "cols", "wrap", "family", "dense"]
+    names = ["rows", "cols", "wrap", "family", "coefficients", "dense"]
     arguments = dict(keys("design of a training configuration", config.design, names[:2], names[2:]))
     dense = arguments.pop("dense", [])
     if not isinstance(dense, list | tuple):
@@ -150,12 +148,7 @@ def _shrunk(config: TrainConfig, dense: nn.Module) -> _Float:
     else:
         model, report = shrink(dense, hardware=hardware, input_size=config.input_size, **arguments)
         blocks = report.blocks
-
-    def crossbars(bits: Bits | None) -> int:
-        slices = {name: bit_slices((bits or {}).get(name, DENSE_BITS), hardware.crossbar) for name in blocks}
-        return sum(count * slices[name] for name, count in blocks.items()) * hardware.crossbar.polarity
-
-    return _Float(model, Design(), crossbars)
+    return _Float(model, Design(), lambda bits: crossbars_of(blocks, bits or DENSE_BITS, hardware.crossbar))
 
 
 def _narrow(config: TrainConfig, dense: nn.Module, blocks: int) -> nn.Module:
@@ -181,9 +174,7 @@ def _quantizer(config: TrainConfig) -> QuantConfig:
 def _named_bits(config: TrainConfig, model: nn.Module) -> dict[str, int]:
     """Return the bits of every layer: those of ``layer_bits``, the others those of ``quantize``."""
     bits = dict.fromkeys(quantizable(model), _quantizer(config).bits)
-    for name in config.layer_bits:
-        if name not in bits:
-            raise ValueError(f"layer_bits names layer {name!r}, which the network lacks; {nearest(name, bits)}")
+    known_layers("layer_bits names", config.layer_bits, bits, "the network")
     return bits | config.layer_bits
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from epimlib import _checks
-from epimlib._checks import keys, nearest, one_of, positive, read_json, read_yaml
+from epimlib._checks import fields_of, keys, nearest, one_of, positive, read_json, read_yaml
 from epimlib.pim.hardware import Hardware
 from epimlib.train.data import DATASETS
 
@@ -184,8 +184,7 @@ class TrainConfig:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "TrainConfig":
         """Return the configuration of ``to_dict``; what is left out has its default, unknown keys are errors."""
-        names = [f.name for f in dataclasses.fields(cls)]
-        return cls(**keys("a training configuration", data, ["data", "model", "epochs"], names))
+        return cls(**fields_of("a training configuration", data, cls))
 
     @property
     def input_size(self) -> tuple[int, int, int]:
