@@ -315,7 +315,7 @@ def _train(request: argparse.Namespace) -> None:
         positive("threads", request.threads, maximum=MOST_THREADS)
     import torch
 
-    from epimlib.train.training import check_runs, train
+    from epimlib.train.training import check_runs, epochs_bar, train
 
     if request.threads is not None:
         torch.set_num_threads(request.threads)
@@ -326,21 +326,17 @@ def _train(request: argparse.Namespace) -> None:
         return
     if request.records:
         Path(request.records).mkdir(parents=True, exist_ok=True)  # before the hours, not after them
-    for run in found:
-        output = Path(request.output) / run.study
-        start = output / f"{run.config.start}-s{run.config.seed}" if run.config.start else None
-        try:
-            record = train(
-                run.config,
-                output / run.folder,
-                start,
-                request.device,
-                tensorboard=request.tensorboard,
-                name=f"train {run.study}/{run.folder}",
-            )
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"interrupted; the same command goes on in {output / run.folder}") from None
-        if request.records and int(os.environ.get("RANK", 0)) == 0:
-            record.save(Path(request.records) / run.study / f"{run.folder}.json")
-        metrics = ", ".join(f"{name} {value:.6g}" for name, value in record.metrics.items())
-        print(f"{run.study} {run.folder}: {metrics}")
+    first = int(os.environ.get("RANK", 0)) == 0  # of the processes of torchrun
+    with epochs_bar(sum(run.config.epochs for run in found), first) as bar:
+        for run in found:
+            output = Path(request.output) / run.study
+            start = output / f"{run.config.start}-s{run.config.seed}" if run.config.start else None
+            name = f"train {run.study}/{run.folder}"
+            try:
+                record = train(run.config, output / run.folder, start, request.device, bar, request.tensorboard, name)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(f"interrupted; the same command goes on in {output / run.folder}") from None
+            if request.records and first:
+                record.save(Path(request.records) / run.study / f"{run.folder}.json")
+            metrics = ", ".join(f"{name} {value:.6g}" for name, value in record.metrics.items())
+            bar.write(f"{run.study} {run.folder}: {metrics}")  # above the bar

@@ -1,8 +1,8 @@
 """Run notebooks with the values of a profile and keep the records: records.py quick|full [NOTEBOOK ...].
 
-Writes ``data/results/PROFILE/NOTEBOOK.json``, by default of all notebooks. The book takes from these records how long
-a notebook runs, and what the full profile found. Commit first: a record names the commit and whether files differ from
-it.
+Writes ``data/results/NOTEBOOK/PROFILE.json``, by default of all notebooks but those of which spread.py keeps records.
+The book takes from these records how long a notebook runs, and what the full profile found. Commit first: a record
+names the commit and whether files differ from it.
 """
 
 import sys
@@ -17,12 +17,13 @@ RESULTS = Path(__file__).parents[1] / "data" / "results"
 
 def main(profile: str, *names: str) -> int:
     """Make the records, the files only when all are made, and return the exit code."""
-    found = [Notebook.load(find_notebook(name)) for name in names or notebooks()]
+    names = names or tuple(name for name in notebooks() if not any((RESULTS / name).glob("*-s*.json")))
+    found = [Notebook.load(find_notebook(name)) for name in names]
     with tempfile.TemporaryDirectory(prefix="epimlib-") as scratch:
         made = {book.name: RunRecord.load(execute(book, {"profile": profile}, scratch)) for book in found}
-    (RESULTS / profile).mkdir(parents=True, exist_ok=True)
     for name, record in made.items():
-        record.save(RESULTS / profile / f"{name}.json")
+        (RESULTS / name).mkdir(parents=True, exist_ok=True)
+        record.save(RESULTS / name / f"{profile}.json")
     return 0
 
 

@@ -93,6 +93,18 @@ def test_every_figure_has_a_name_and_a_caption(path):
             assert len(shown["figure"]["caption"].split()) >= 3
 
 
+@each_notebook
+def test_nothing_but_its_answer_follows_a_prompt(path):
+    """The book folds what stands between a prompt and the ``answer-end`` of its section, and folds no other answer."""
+    text = "\n".join("".join(cell["source"]) for cell in cells(path, "markdown"))
+    marks = re.findall(r"^(?:## |```\{admonition\} Predict$|:::\{answer-end\}$)", text, re.MULTILINE)
+    prompts = [mark for mark in marks if "Predict" in mark]
+    assert [marks[at + 1] for at, mark in enumerate(marks) if mark in prompts] == [":::{answer-end}"] * len(prompts)
+    assert marks.count(":::{answer-end}") == len(prompts)
+    assert not [cell["id"] for cell in cells(path, "code") if {"hide-output", "hide-cell"} & set(tags(cell))]
+    assert "Show the answer" not in text
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_every_picture_of_a_page_has_alternative_text(path):
     text = path.read_text(encoding="utf-8")
@@ -164,6 +176,55 @@ def test_parts_that_are_shown_add_up(built):
                 assert abs(added - float(total)) <= len(column) * 0.5 * 10**-digits, (path.name, column)
                 found.add(path.stem)
     assert found >= {"06_cost", "11_search"}
+
+
+class Prompts(HTMLParser):
+    """Collects, for every prompt of a page, the numbers that its section shows before, and those glued into its answer."""
+
+    def __init__(self):
+        super().__init__()
+        self.found, self.seen, self.folds, self.glued, self.asked = [], "", [], 0, False
+
+    def handle_starttag(self, tag, attrs):
+        classes = (dict(attrs).get("class") or "").split()
+        if tag == "h2":
+            self.seen, self.asked = "", False
+        elif tag == "details":
+            self.folds.append("answer" if "sd-dropdown" in classes and self.asked and not self.folds else "other")
+        elif tag == "span":
+            self.glued += bool(self.glued) or "pasted-text" in classes
+
+    def handle_endtag(self, tag):
+        if tag == "details" and self.folds.pop() == "answer":
+            self.asked = False
+        self.glued -= tag == "span" and self.glued > 0
+
+    def handle_data(self, data):
+        if not self.folds:
+            self.seen += f" {data}"
+            if data == "Predict":
+                self.asked = True
+                self.found.append([numbers(self.seen), set()])
+        elif self.glued and self.asked and self.folds[0] == "answer":
+            self.found[-1][1] |= numbers(data)
+
+
+def numbers(text: str) -> set[str]:
+    """Return the numbers of a text that have three digits or more, and so are hardly there by chance."""
+    return {number for number in re.findall(r"\d[\d,]*(?:\.\d+)?", text) if len(re.sub(r"\D", "", number)) >= 3}
+
+
+def test_no_prompt_stands_below_its_answer(built):
+    shown, prompts = {}, 0
+    for path, text in built.items():
+        parser = Prompts()
+        parser.feed(text[text.find("<article") :])
+        prompts += len(parser.found)
+        shown |= {
+            (path.stem, at): both for at, (before, answer) in enumerate(parser.found) if (both := before & answer)
+        }
+    assert prompts > 70
+    assert shown == {}
 
 
 def test_built_pages_load_nothing_from_another_host(built):

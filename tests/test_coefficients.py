@@ -4,6 +4,7 @@ References loop over blocks and know nothing of how the library orders its sums.
 """
 
 import copy
+import dataclasses
 import itertools
 
 import numpy as np
@@ -12,15 +13,20 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import nn
 
-from epimlib import Design, EpitomeSpec
+from epimlib import Design, EpitomeSpec, Hardware, Workload, evaluate
+from epimlib.datapath import compile, simulate
 from epimlib.epitome.coefficients import COEFFICIENT_STEPS, fit_coefficients, nearest_coefficients
 from epimlib.epitome.layers import EpitomeConv2d, EpitomeLinear, epitomize
 from epimlib.epitome.plan import COEFFICIENT_BITS, COEFFICIENTS
+from epimlib.epitome.workload import Layer
+from epimlib.quant.export import load_quantized, save_quantized
 from epimlib.quant.grid import QuantConfig
-from epimlib.quant.quantize import calibrate, quantize
-from epimlib.search.problem import fit_error
+from epimlib.quant.quantize import calibrate, integer_weights, quantize, weight_quantizer
+from epimlib.search.problem import candidates, fit_error
+from epimlib.search.table import tabulate
 
 KINDS = [kind for kind in COEFFICIENTS if kind != "none"]
 LEVELS = {"sign": (-1, 1), "power": (-2, -1, -0.5, -0.25, 0.25, 0.5, 1, 2)}
@@ -274,3 +280,158 @@ def test_bad_input_is_one_clear_sentence():
         EpitomeSpec(8, 8, 3, (4, 4, 4, 4), coefficients="signs")
     with pytest.raises(ValueError, match="coefficients must be one of .* got None"):
         EpitomeSpec.for_crossbars(64, 64, 3, 64, 64, coefficients=None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_layers_step_minimises_the_error_of_the_weight_that_is_sampled(kind):
+    spec = EpitomeSpec(40, 24, 3, (16, 8, 4, 4), wrap="full", coefficients=kind)
+    layer = EpitomeConv2d(24, 40, 3, epitome=spec).double()
+    nn.init.normal_(layer.coefficients)
+    quantizer = weight_quantizer(layer, QuantConfig(bits=3, range="mse"))
+    coarse = quantizer.eval()(layer.epitome.detach())
+    weights = [sampled(e, layer.round_coefficients().detach(), spec) for e in (coarse, layer.epitome.detach())]
+    assert quantizer.error(layer.epitome) == pytest.approx((weights[0] - weights[1]).square().sum().item(), rel=1e-5)
+
+
+HARDWARE = Hardware.preset("default").replace({"crossbar.rows": 40, "crossbar.cols": 6, "adc.bits": 12})
+IMAGES = torch.randn(3, 6, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def dense() -> nn.Module:
+    layers = [nn.Conv2d(6, 12, 3), nn.BatchNorm2d(12), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 5))
+
+
+def small(kind: str, learned: bool = False) -> nn.Module:
+    """A quantized network in float64 whose first two weighted layers have coefficients, one of them wrapped."""
+    torch.manual_seed(0)
+    design = {
+        "0": EpitomeSpec(12, 6, (3, 3), (6, 2, 4, 4), wrap="full", coefficients=kind),
+        "5": EpitomeSpec(8, 12, (1, 1), (8, 4, 1, 1), coefficients=kind),
+    }
+    model, _ = epitomize(dense(), design, init="random")
+    model.double().train()(IMAGES.double())
+    config = QuantConfig(bits=3, granularity="crossbar", range="mse", learned=learned, crossbar=HARDWARE.crossbar)
+    model = quantize(model.eval(), config)
+    calibrate(model, IMAGES.double())
+    return model.eval()
+
+
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_simulated_network_computes_what_its_quantized_layers_do(kind, learned):
+    model = small(kind, learned)
+    with torch.no_grad():
+        expected = model(IMAGES.double())
+    for fast in (True, False):
+        found = simulate(model, HARDWARE, IMAGES.double(), quantized=integer_weights(model), fast=fast)
+        torch.testing.assert_close(found.logits, expected, rtol=1e-9, atol=1e-9)
+    counted = found.events["0"].to_dict()
+    assert (counted["negations"] > 0, counted.get("shifts", 0) > 0) == (True, kind != "sign")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_float_network_is_simulated_with_coefficients_on_their_grid(kind):
+    model, _ = epitomize(dense(), {"0": EpitomeSpec(12, 6, (3, 3), (6, 2, 4, 4), wrap="full", coefficients=kind)})
+    model = model.double().eval()
+    with torch.no_grad():
+        expected = model(IMAGES.double())
+    found = simulate(model, HARDWARE, IMAGES.double(), bits=9).logits
+    torch.testing.assert_close(found, expected, rtol=0.05, atol=0.02 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_in_a_file_comes_back_with_its_coefficients(tmp_path, kind, learned):
+    model = small(kind, learned)
+    save_quantized(model, tmp_path / "net.safetensors")
+    stored = load_file(tmp_path / "net.safetensors")
+    whole = [tensor for key, tensor in stored.items() if "coefficients" in key and tensor.numel() > 1]
+    assert [(tensor.dtype, tensor.numel()) for tensor in whole] == [(torch.int8, 12 * 3), (torch.int8, 8 * 3)]
+    loaded = load_quantized(tmp_path / "net.safetensors", dense().double())
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(IMAGES.double()), model(IMAGES.double()), rtol=0, atol=0)
+    ours, theirs = integer_weights(model), integer_weights(loaded)
+    for name in ("0", "5"):
+        assert torch.equal(ours[name].coefficients, theirs[name].coefficients)
+        assert ours[name].coefficient_scale == theirs[name].coefficient_scale
+
+
+@pytest.mark.parametrize(("kind", "shifts", "bits"), [("sign", 0, 1), ("power", 1, 3), ("free", 7, 8)])
+def test_what_coefficients_cost_by_hand(kind, shifts, bits):
+    """128 -> 128, 1x1, on 64 columns: two wrapped output blocks share the sums of four input blocks of 32 channels."""
+    layer = Layer("layer", "conv", 128, 128, in_size=(4, 4), out_size=(4, 4))
+    network, default = Workload("one", (128, 4, 4), [layer]), Hardware.preset("default")
+    plain = EpitomeSpec(128, 128, 1, (64, 32, 1, 1), wrap="full")
+    weighed = dataclasses.replace(plain, coefficients=kind)
+    before, after = (evaluate(network, default, {"layer": spec}, bits=3).layers[0] for spec in (plain, weighed))
+    words = 16 * 128 * 4  # positions, output channels, rounds of each
+    counts = {"negations": words, "joins": 16 * 128 * 3, "table_bits": before.counts["table_bits"] + words * bits}
+    counts |= {"shifts": shifts * words} if shifts else {}
+    assert dict(after.counts) == dict(before.counts) | counts
+    unit = 2e-9 * 10.5e-6  # an adder or a shift-and-add for one period
+    joint = 0.264e-3 * (45 / 65) ** 2 * 2e-9
+    assert after.energy["joint module"] == pytest.approx(16 * 128 * (3 * joint + 4 * (1 + shifts) * unit))
+    # Eight lanes for each of two blocks, each with a joint module, a negator and the shifters.
+    lanes = 8 * 2 * (353.76 * (45 / 65) ** 2 + 60 + 60 * shifts)
+    assert after.area["joint module"] == pytest.approx(1e-12 * lanes)
+    assert after.area["index tables"] - before.area["index tables"] == pytest.approx(
+        128 * 4 * bits * 0.0405803e-6 / 16384
+    )
+    # A clocked stage more for every round, and three stored sums of 64 columns pass the joint module, 8 at a time.
+    assert after.time["digital"] - before.time["digital"] == pytest.approx(16 * 2e-9 * (4 + 3 * 64 / 8))
+    assert after.time["output buffer"] == pytest.approx(before.time["output buffer"])
+    assert after.time["analog"] == before.time["analog"]
+
+
+def test_partial_sums_that_are_weighed_before_they_are_stored_have_more_bits():
+    """Not wrapped, the joint module weighs on the way: a power of two makes the sums three bits longer."""
+    layer = Layer("layer", "conv", 128, 128, in_size=(4, 4), out_size=(4, 4))
+    network, default = Workload("one", (128, 4, 4), [layer]), Hardware.preset("default")
+    plain = EpitomeSpec(128, 128, 1, (128, 32, 1, 1))
+    kinds = {kind: dataclasses.replace(plain, coefficients=kind) for kind in COEFFICIENTS}
+    times = {kind: evaluate(network, default, {"layer": spec}).layers[0].time for kind, spec in kinds.items()}
+    moved = 16 * 128 * (3 + 4 - 1)  # partial sums read and written, besides the results
+    for kind, more in (("sign", 0), ("power", 3), ("free", 7)):
+        found = times[kind]["output buffer"] - times["none"]["output buffer"]
+        assert found == pytest.approx(moved * more * (2 / 64 + 1 / 1024) * 1e-9)
+
+
+def test_a_search_weighs_candidates_with_coefficients():
+    workload = Workload("one", (64, 4, 4), [Layer("a", "conv", 64, 128, in_size=(4, 4), out_size=(4, 4))])
+    found = candidates(workload, rows=[32], cols=[64], families=["channel"], wraps=["full"], bits=[3])
+    more = candidates(workload, [32], [64], ["full"], ["channel"], [3], ["none", "sign"])
+    assert len(more["a"]) == len(found["a"]) + 1
+    assert [c.spec.coefficients for c in more["a"] if c.spec] == ["none", "sign"]
+    weight = np.random.default_rng(0).normal(size=(128, 64, 1, 1))
+    errors = [fit_error(weight, c.spec) for c in more["a"] if c.spec]
+    assert errors[1] < errors[0] - 0.01
+    table = tabulate(workload, Hardware.preset("default"), more)
+    assert table.evaluate(np.array([[1], [2]])).crossbars.tolist() == [table.evaluate(np.array([[1]])).crossbars[0]] * 2
+    with pytest.raises(ValueError, match="coefficients must be one of"):
+        candidates(workload, coefficients=["signs"])
+
+
+def test_the_rules_of_mnsim_refuse():
+    network = Workload("one", (8, 4, 4), [Layer("layer", "conv", 8, 8, in_size=(4, 4), out_size=(4, 4))])
+    spec = EpitomeSpec(8, 8, 1, (4, 4, 1, 1), coefficients="sign")
+    with pytest.raises(ValueError, match="rules 'mnsim' evaluate dense networks only"):
+        evaluate(network, Hardware.preset("mnsim-2024"), {"layer": spec})
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        ("sign", None, "coefficients must be given for a plan with some, and for no other: the plan's are 'sign'"),
+        ("none", torch.ones(4, 2), "and for no other: the plan's are 'none'"),
+        ("sign", torch.ones(2, 4), r"must have shape \(C_out, n_in\) = \(4, 2\), got \(2, 4\)"),
+        ("sign", 2 * torch.ones(4, 2), "coefficients must lie within -1 to 1"),
+        ("sign", torch.zeros(4, 2), "coefficients of the kind 'sign' must be signs, -1 or 1"),
+        ("power", 3 * torch.ones(4, 2), "coefficients of the kind 'power' must be powers of two or their negatives"),
+        ("free", 0.5 * torch.ones(4, 2), "coefficients must hold whole numbers"),
+    ],
+)
+def test_compile_refuses_coefficients_that_are_not_the_plans(kind, values, message):
+    spec = EpitomeSpec(4, 4, (1, 1), (4, 2, 1, 1), coefficients=kind)
+    with pytest.raises(ValueError, match=message):
+        compile(spec.plan(), torch.ones(4, 2, 1, 1), HARDWARE, coefficients=values)

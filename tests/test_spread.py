@@ -32,6 +32,6 @@ def test_a_profile_leaves_one_record_of_each_notebook(tmp_path, monkeypatch):
     path = write(tmp_path / "notebooks" / "01_tiny.ipynb", cell=PROFILE + "rows: int = 2  # rows [1], 1..9; full: 4\n")
     monkeypatch.setattr(records, "RESULTS", tmp_path / "results")
     assert records.main("full", str(path)) == 0
-    record = RunRecord.load(tmp_path / "results" / "full" / "01_tiny.json")
+    record = RunRecord.load(tmp_path / "results" / "01_tiny" / "full.json")
     assert record.parameters == {"profile": "full", "rows": 4}
     assert record.seconds > 0

@@ -4,6 +4,7 @@
   the ``sphinx-mathjax-offline`` package, and the scripts of sphinx-thebe, which Jupyter Book always adds and
   which would fetch a kernel client from another host, are left out.
 - A drawing (SVG) stands in the page itself, so that its lines have the colour of a light or a dark page.
+- What answers a prompt to predict is folded, whatever it is: all between the prompt and ``{answer-end}``.
 - The docstrings of attributes, constants and properties are plain sentences.
 - The bibliography does not claim to be a list of list items, which it is not for a screen reader.
 """
@@ -14,8 +15,45 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from docutils import nodes
+from sphinx.transforms import SphinxTransform
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
+from sphinx_design.shared import create_component
 
+logger = logging.getLogger(__name__)
+PROMPT = "Predict"  # title of an admonition that asks for a prediction
 MATHJAX = ("tex-mml-chtml.js", "output/chtml/fonts/woff-v2")
+
+
+class answer_end(nodes.Element):
+    """The end of what answers the prompt before it."""
+
+
+class AnswerEnd(SphinxDirective):
+    """Marks the end of an answer; text, code cells and outputs since the prompt are the answer."""
+
+    def run(self):
+        return [answer_end()]
+
+
+class FoldAnswers(SphinxTransform):
+    """Fold the answer of every prompt, in the widget of ``{dropdown}``."""
+
+    default_priority = 500
+
+    def apply(self):
+        for title in [node for node in self.document.findall(nodes.title) if node.astext() == PROMPT]:
+            section, prompt = title.parent.parent, title.parent
+            start = section.index(prompt) + 1
+            end = next((at for at in range(start, len(section)) if isinstance(section[at], answer_end)), None)
+            if end is None:
+                logger.warning("no answer-end follows this prompt in its section", location=prompt)
+                continue
+            looks = {"opened": False, "has_title": True, "icon": None, "chevron": None}
+            classes = {"container_classes": ["sd-mb-3"], "title_classes": [], "body_classes": []}
+            answer = create_component("dropdown", type="dropdown", **looks, **classes)
+            answer += [nodes.rubric("", "Show the answer"), *section[start:end]]
+            section[start : end + 1] = [answer]
 
 
 def copy_mathjax(app, error):
@@ -71,6 +109,8 @@ def setup(app):
     app.config.mathjax_path = "mathjax/tex-mml-chtml.js"
     app.set_html_assets_policy("always")  # a formula may stand in the output of a cell only
     app.connect("build-finished", copy_mathjax)
+    app.add_directive("answer-end", AnswerEnd)
+    app.add_transform(FoldAnswers)
     app.connect("doctree-resolved", inline_drawings)
     app.connect("html-page-context", correct_page, priority=900)
     app.connect("autodoc-process-docstring", plain_sentence, priority=400)  # napoleon comes at 500

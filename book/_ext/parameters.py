@@ -1,7 +1,7 @@
 """Sphinx extension: a page on the parameters of each notebook, and what a chapter says of its own runs.
 
 Both are written when the book is built: from the parameters cell of the notebook, from ``book/parameters.yaml``, and
-from the records below ``data/results``. The pages lie in ``book/parameters/`` while Sphinx reads them; they are not
+from the notebook's committed records. The pages lie in ``book/parameters/`` while Sphinx reads them; they are not
 committed.
 """
 
@@ -10,13 +10,12 @@ import re
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import yaml
 
 from epimlib._checks import PROJECT
 from epimlib.lab.notebooks import Notebook
-from epimlib.lab.parameters import Parameter
+from epimlib.lab.parameters import Parameter, resolve
 from epimlib.lab.records import RunRecord
 
 FOLDER = "book/parameters"
@@ -28,6 +27,11 @@ TYPES = {
     "list[int]": "list of whole numbers",
     "list[float]": "list of numbers",
     "list[str]": "list of texts",
+}
+OBJECTS = {
+    "any network": "the name of a network, here or in timm, or a JSON file",
+    "any hardware": "the name of an accelerator or a YAML file",
+    "any design": "a JSON file, or nothing",
 }
 MOST_VARIANTS = 12
 """Runs that one table shows."""
@@ -42,31 +46,26 @@ def said(folder: Path = PROJECT) -> dict[str, Any]:
     return yaml.safe_load((folder / FOLDER).with_suffix(".yaml").read_text(encoding="utf-8"))
 
 
-@cache
-def records(folder: Path = PROJECT) -> dict[str, list[RunRecord]]:
-    """Return the committed records of runs by the name of their notebook; trainings have none."""
-    found: dict[str, list[RunRecord]] = {}
-    for path in sorted((folder / "data" / "results").rglob("*.json")):
-        record = RunRecord.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        found.setdefault(record.notebook, []).append(record)
-    return found
-
-
 def of_profile(notebook: Notebook, profile: str) -> RunRecord | None:
-    """Return the last record of a run with the values of a profile, or None."""
-    full = profile == "full"
-    values = {p.name: p.full if full and p.full is not None else p.default for p in notebook.parameters}
-    values["profile"] = profile
-    same = [record for record in records().get(notebook.name, []) if record.parameters == values]
-    return max(same, key=lambda record: record.started, default=None)
+    """Return, of the committed records with the values of a profile and any seed, that of median time, or None."""
+    values = resolve(notebook.parameters, {"profile": profile}) | {"seed": None}
+    alike = [record for record in notebook.recorded().values() if record.parameters | {"seed": None} == values]
+    return sorted(alike, key=lambda record: record.seconds)[(len(alike) - 1) // 2] if alike else None
+
+
+def swept(notebook: Notebook) -> list[RunRecord]:
+    """Return the committed records of sweeps over the notebook."""
+    folder = notebook.path.parents[1] / "data" / "results" / "sweeps"
+    records = map(RunRecord.load, sorted(folder.rglob("*.json")))
+    return [record for record in records if record.notebook == notebook.name]
 
 
 def variants(notebook: Notebook) -> tuple[list[str], list[RunRecord]]:
     """Return the parameters that differ between recorded runs of the quick profile, and one run for each setting."""
     names = [p.name for p in notebook.parameters]
-    alike = [r for r in records().get(notebook.name, []) if set(r.parameters) == set(names)]
-    alike = [r for r in alike if r.parameters["profile"] == "quick"]
-    differ = [n for n in names if len({repr(r.parameters[n]) for r in alike}) > 1]
+    runs = [*notebook.recorded().values(), *swept(notebook)]
+    alike = [run for run in runs if set(run.parameters) == set(names) and run.parameters["profile"] == "quick"]
+    differ = [n for n in names if len({repr(record.parameters[n]) for record in alike}) > 1]
     settings: dict[tuple, RunRecord] = {}
     for record in alike:
         settings.setdefault(tuple(map(repr, (record.parameters[n] for n in differ))), record)
@@ -130,16 +129,20 @@ def entry(notebook: Notebook, p: Parameter) -> str:
     own, general = said()[notebook.name], said()["all"]
     effect = own["effect"].get(p.name, general["effect"].get(p.name, ""))
     time = own.get("time", {}).get(p.name)
-    meaning = f"{p.help[0].upper()}{p.help[1:]}. {effect}" + (f" The time {time}." if time else "")
-    return f"`{p.name}`\n: {meaning.strip()}\n\n  *{allowed(p)}; default* {values}.\n"
+    more = effect + (f" The time {time}." if time else "")
+    return f"`{p.name}`: {p.help}\n: {more.strip()}\n\n  *{allowed(p)}; default* {values}.\n"
 
 
 def allowed(p: Parameter) -> str:
     """Return the type of a parameter and the values that it may have, in words."""
-    span = f"{p.low:g} to {p.high:g}" if p.low is not None else " or ".join(map(str, p.choices))
-    span += f" {p.unit}" if span and p.unit not in ("1", "name") else ""
     least, most = p.least, p.most
     count = f"{least} values" if least == most else f"{least} to {most} values" if most else f"{least} or more values"
+    if p.choices:
+        *others, last = map(str, p.choices)
+        span = f"{', '.join(others)} or {last}"
+    else:
+        span = f"{p.low:g} to {p.high:g}" if p.low is not None else OBJECTS.get(p.object, "")
+    span += f" {p.unit}" if span and p.unit not in ("1", "name") else ""
     many = p.type.startswith("list")
     return ", ".join(filter(None, [TYPES[p.type], span, count if many and (least, most) != (1, None) else "", p.order]))
 
@@ -207,15 +210,13 @@ def figure(notebook: Notebook, differ: list[str], runs: list[RunRecord], metrics
 
 def explore(notebook: Notebook) -> str:
     """Return a link to the page Explore with the notebook's values, where there is that page and it knows them."""
-    keys = said()[notebook.name].get("explore")
-    if not keys or not (PROJECT / "book" / "explore.md").is_file():
+    question = said()[notebook.name].get("explore")
+    if not question or not (PROJECT / "book" / "explore.md").is_file():
         return ""
-    defaults = {p.name: p.default for p in notebook.parameters}
-    query = urlencode({key: text(defaults.get(name, name)) for key, name in keys.items()})
+    values = {p.name: text(p.default) for p in notebook.parameters}
     return (
-        "## Without running anything\n\n```{raw} html\n"
-        f'<p><a href="../explore.html#{query}">Explore these values</a>: another size, crossbar or network at once, '
-        "in this page.</p>\n```"
+        "## Without running anything\n\n"
+        f"{{explore}}`These values on the page Explore <{question.format(**values)}>`, where others are a choice away."
     )
 
 
@@ -228,18 +229,28 @@ def amend(app, docname, source) -> None:
         source[0] += index(sorted(Path(app.srcdir, "notebooks").glob("*.ipynb")))
     if not re.fullmatch(r"notebooks/\d\d_\w+", docname):
         return
-    app.env.note_dependency(str(Path(app.srcdir, FOLDER).with_suffix(".yaml")))
     notebook = Notebook.load(Path(app.srcdir, f"{docname}.ipynb"))
     data = json.loads(source[0])
     prose = [cell for cell in data["cells"] if cell["cell_type"] == "markdown"]
-    quick = of_profile(notebook, "quick")
-    if quick:
-        first = "".join(prose[0]["source"])
-        prose[0]["source"] = re.sub(
-            r"^- \d+ minutes to read$", rf"\g<0>\n- {duration(quick.seconds)} to run", first, flags=re.M
-        )
+    first = "".join(prose[0]["source"])
+    prose[0]["source"] = re.sub(r"^- \d+ minutes to read$", rf"\g<0>{to_run(notebook)}", first, flags=re.MULTILINE)
     prose[-1]["source"] = "".join(prose[-1]["source"]) + again(notebook)
     source[0] = json.dumps(data)
+
+
+def outdated(app, env, *sets) -> list[str]:
+    """Return the pages to be read again though their files are as they were: records or ``parameters.yaml`` are not."""
+    before = getattr(env, "amended", {})
+    chapters = {f"notebooks/{path.stem}": Notebook.load(path) for path in Path(app.srcdir).glob("notebooks/*.ipynb")}
+    env.amended = {docname: to_run(notebook) + again(notebook) for docname, notebook in chapters.items()}
+    changed = [docname for docname in chapters if env.amended[docname] != before.get(docname)]
+    return sorted({FOLDER, *changed} & env.found_docs)
+
+
+def to_run(notebook: Notebook) -> str:
+    """Return the line of a card that says how long a run takes, or nothing where there is no record."""
+    quick = of_profile(notebook, "quick")
+    return f"\n- {duration(quick.seconds)} to run" if quick else ""
 
 
 def again(notebook: Notebook) -> str:
@@ -304,6 +315,5 @@ def made(record: RunRecord) -> str:
 def setup(app):
     app.connect("config-inited", write_pages, priority=100)  # before the table of contents looks for files
     app.connect("source-read", amend)
-    # These follow records, which Sphinx does not know; chapters are read anew when make book sees other records.
-    app.connect("env-get-outdated", lambda app, env, added, changed, removed: [FOLDER])
+    app.connect("env-get-outdated", outdated)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -32,16 +32,16 @@ def hint(app, docname, source) -> None:
     data = json.loads(source[0])
     first = next(i for i, cell in enumerate(data["cells"]) if cell["cell_type"] == "code")
     text = f"Opened alone, as in Colab, this notebook first needs the library: `%pip install git+{address}`"
-    data["cells"].insert(first, {"cell_type": "markdown", "metadata": {}, "source": text})
+    data["cells"].insert(first, {"cell_type": "markdown", "id": "install", "metadata": {}, "source": text})
     source[0] = json.dumps(data)
 
 
 def drop_edit(app, pagename, templatename, context, doctree) -> None:
     """Leave out the button that would edit a page that is written when the book is built."""
-    if pagename.startswith(WRITTEN):
-        for group in context.get("header_buttons", []):
-            buttons = group.get("buttons", [])
-            group["buttons"] = [button for button in buttons if button.get("label") != "source-edit-button"]
+    groups = context.get("header_buttons", []) if pagename.startswith(WRITTEN) else []
+    for group in groups:
+        if "buttons" in group:
+            group["buttons"] = [button for button in group["buttons"] if button.get("label") != "source-edit-button"]
 
 
 def setup(app):

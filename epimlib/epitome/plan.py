@@ -37,6 +37,10 @@ COEFFICIENTS = {
 }
 COEFFICIENT_BITS = {"none": 0, "sign": 1, "power": 3, "free": 8}
 """Bits that a coefficient of each kind takes in the index tables, sign included."""
+COEFFICIENT_SHIFTS = {"none": 0, "sign": 0, "power": 1, "free": 7}
+"""Shifts that weighing one partial sum takes: one for each bit that multiplies it."""
+COEFFICIENT_MOST = {"none": 1, "sign": 1, "power": 8, "free": 127}
+"""Largest magnitude of a coefficient as an integer."""
 
 
 @dataclass(frozen=True)
@@ -354,6 +358,11 @@ class Plan:
         return len(set(self.source)) * self.spec.grid[1]
 
     @property
+    def shares(self) -> int:
+        """Output blocks that share the partial sums of a round, at most; one without coefficients."""
+        return max(map(self.source.count, set(self.source))) if self.spec.weighed else 1
+
+    @property
     def folded_rounds(self) -> int:
         """Rounds that remain when input blocks that use the same patch are added first (folding).
 
@@ -401,12 +410,13 @@ class Plan:
 
     def to_text(self, limit: int = 32) -> str:
         """Return a table of the blocks (the first ``limit``): which patch of the epitome feeds which."""
-        spec = self.spec
+        spec, copied = self.spec, "sums of" if self.spec.weighed else "copy of"
         lines = [
             f"W {spec.shape} from E {spec.epitome}, {spec.rows} x {spec.cols} on crossbars, "
             f"{spec.compression:.4g} times smaller",
-            f"{self.applications} applications, {self.rounds} rounds, {self.distinct} distinct patches",
-            f"{'block':>5}  {'output channels':>15}  {'input channels':>14}  {'offset (a, b, y, x)':<22}  copy of",
+            f"{self.applications} applications, {self.rounds} rounds, {self.distinct} distinct patches"
+            + (f", coefficients {spec.coefficients!r}" if spec.weighed else ""),
+            f"{'block':>5}  {'output channels':>15}  {'input channels':>14}  {'offset (a, b, y, x)':<22}  {copied}",
         ]
         for number, patch in enumerate(self.patches[:limit]):
             out, inp = (f"{r.start}..{r.stop - 1}" for r in (patch.out, patch.inp))

@@ -122,8 +122,7 @@ class _Tracer:
             self.source[node] = sources[0] if sources else None
 
     def _add(self, name: str, **fields: Any) -> str:
-        count = 2
-        unique = name
+        unique, count = name, 2
         while unique in self.layers:  # a module that is called twice
             unique, count = f"{name}#{count}", count + 1
         self.layers[unique] = Layer(name=unique, **fields)

@@ -8,7 +8,6 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ KINDS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Layer:
     """One step of a network.
 
@@ -97,7 +96,7 @@ class Layer:
         return self.positions * math.prod(self.weight_shape) if self.weighted else 0
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Workload:
     """A network: its name, the size of its input ``(channels, height, width)`` and its layers in order.
 
@@ -140,8 +139,7 @@ class Workload:
         if head is None:
             raise ValueError(f"{self.name!r} has no linear layer whose classes could be changed")
         changed = dataclasses.replace(head, out_channels=positive("classes", classes))
-        layers = tuple(changed if layer is head else layer for layer in self.layers)
-        return dataclasses.replace(self, layers=layers)
+        return dataclasses.replace(self, layers=tuple(changed if layer is head else layer for layer in self.layers))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that ``from_dict`` reads."""

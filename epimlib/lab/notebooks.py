@@ -81,13 +81,14 @@ class Notebook:
     def recorded(self) -> dict[str, RunRecord]:
         """Return the committed records of this notebook by their paths in the project; there may be none.
 
-        They lie in ``data/results/NAME`` beside the folder of the notebooks.
+        They lie below ``data/results`` beside the folder of the notebooks, in a folder ``NAME`` or named after it.
 
         Raises:
             ValueError: if a file there is no record.
         """
         project = self._folder.parent
-        paths = sorted((project / "data" / "results" / self.name).glob("*.json"))
+        results = project / "data" / "results"
+        paths = sorted([*(results / self.name).glob("*.json"), *results.glob(f"*/{self.path.stem}.json")])
         return {path.relative_to(project).as_posix(): RunRecord.load(path) for path in paths}
 
     def seconds(self, profile: str) -> float | None:

@@ -377,8 +377,7 @@ class Hardware:
         data: dict[str, Any] = {"name": self.name, "rules": self.rules, "sources": sources}
         for constant in self.provenance:
             entry = {"value": constant.value, "kind": constant.kind, "source": f"s{texts.index(constant.source)}"}
-            if constant.note:
-                entry["note"] = constant.note
+            entry |= {"note": constant.note} if constant.note else {}
             section, _, field = constant.name.rpartition(".")
             (data.setdefault(section, {}) if section else data)[field] = entry
         return data

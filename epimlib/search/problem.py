@@ -19,7 +19,7 @@ import numpy as np
 from epimlib._checks import keys, one_of, positive
 from epimlib.epitome.coefficients import fit_coefficients, weights_of
 from epimlib.epitome.design import uniform_spec
-from epimlib.epitome.plan import EpitomeSpec
+from epimlib.epitome.plan import COEFFICIENTS, EpitomeSpec
 from epimlib.epitome.workload import Workload
 from epimlib.search.table import Candidate, Costs, CostTable
 
@@ -37,6 +37,7 @@ def candidates(
     wraps: Iterable[int | str] = ("full", 2, 1),
     families: Iterable[str] = ("window", "channel"),
     bits: Iterable[int] = (3, 5),
+    coefficients: Iterable[str] = ("none",),
 ) -> dict[str, tuple[Candidate, ...]]:
     """Return the candidates of every weighted layer: dense and each distinct epitome, at each number of bits.
 
@@ -45,12 +46,14 @@ def candidates(
     Raises:
         TypeError, ValueError: if an argument is no list, or empty, or one of its values is not allowed.
     """
-    given = {"rows": rows, "cols": cols, "wraps": wraps, "families": families, "bits": bits}
+    given = {"rows": rows, "cols": cols, "wraps": wraps, "families": families}
+    given |= {"coefficients": coefficients, "bits": bits}
+    named = {"families": ["window", "channel"], "coefficients": COEFFICIENTS}
     for name, values in given.items():
         given[name] = listed(name, values)
         for value in given[name]:
-            if name == "families":
-                one_of(name, value, ["window", "channel"])
+            if name in named:
+                one_of(name, value, named[name])
             elif name != "wraps" or value != "full":
                 positive(name, value)
     *shape, bits = given.values()
