@@ -191,6 +191,8 @@ class Prompts(HTMLParser):
             self.seen, self.asked = "", False
         elif tag == "details":
             self.folds.append("answer" if "sd-dropdown" in classes and self.asked and not self.folds else "other")
+            if self.folds == ["answer"]:  # what the prompt itself names is no answer
+                self.found[-1][0] -= numbers(self.seen.rpartition("Predict")[2])
         elif tag == "span":
             self.glued += bool(self.glued) or "pasted-text" in classes
 
