@@ -373,10 +373,15 @@ def _verify(request: argparse.Namespace) -> None:
             print(f"{line(error)}\n")
             continue
         print(table(("metric", "recorded", "now", "kind", "tolerance", "holds"), map(_judged, judgements)), end="\n\n")
-        wrong += [f"{file}: {j.metric} was {j.recorded} and is {j.now}" for j in judgements if j.holds is False]
+        wrong += [f"{file}: {_differs(j)}" for j in judgements if j.holds is False]
     if wrong:
         raise RunError(f"{len(wrong)} of what {len(doubted)} records say does not hold: {'; '.join(wrong)}")
     print(f"{len(doubted)} records hold.")
+
+
+def _differs(judgement: Judgement) -> str:
+    now = "is no longer reported" if judgement.now is None else f"is {judgement.now}"
+    return f"{judgement.metric} was {judgement.recorded} and {now}"
 
 
 def _judged(judgement: Judgement) -> tuple[Any, ...]:

@@ -518,7 +518,7 @@ def test_verify_repeats_a_record_and_names_the_metric_that_was_altered(project, 
     assert err == (
         "1 records of trainings are left out: epim train repeats them.\n"
         "epim: 2 of what 1 records say does not hold: altered.json: tiny_double was 129 and is 128; "
-        "altered.json: lost was 1 and is None\n"
+        "altered.json: lost was 1 and is no longer reported\n"
     )
 
 
