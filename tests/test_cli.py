@@ -154,7 +154,7 @@ def test_a_wrong_request_is_one_sentence_and_starts_no_kernel(project, capsys, n
         "compare one", "compare", "verify", "verify --output", "runs --csv=yes", "runs --nope", "train",
         "train a.yaml --seed one", "train a.yaml --seed 1.5",
         "train a.yaml --threads", "--nope", "list now", "data --nope", "show mapping --profile quick", "-p a=b",
-        "%s{x}",
+        "%s{x}", "sweep mapping -j two",
     ],
 )  # fmt: skip
 def test_a_malformed_command_line_is_one_sentence(project, capsys, command):
@@ -222,6 +222,19 @@ HOSTILE = [
     ("data", "../x"),
     ("data", LONG),
     ("data", "a\0b"),
+    ("sweep", "a\0b"),
+    ("sweep", "a\0b.yaml"),
+    ("sweep", LONG),
+    ("sweep", "deep.yaml"),
+    ("sweep", "aliases.yaml"),
+    ("sweep", "tag.yaml"),
+    ("sweep", "mapping", "-p", "rows=" + "64," * 10_001 + "64"),
+    ("sweep", "mapping", "-p", f"rows={LONG}"),
+    ("sweep", "mapping", "-p", "bits=" + ";" * 10_001),
+    ("sweep", "mapping", "--where", LONG),
+    ("sweep", "mapping", "--where", "rows>1" + " and rows>1" * 100_000 + " x"),
+    ("sweep", "mapping", "--output", "a\0b"),
+    ("sweep", "mapping", "-j", "9" * 5000),
     ("train", "a\0b"),
     ("train", LONG),
     ("train", "notebooks"),
@@ -505,7 +518,7 @@ def test_verify_repeats_a_record_and_names_the_metric_that_was_altered(project, 
     assert err == (
         "1 records of trainings are left out: epim train repeats them.\n"
         "epim: 2 of what 1 records say does not hold: altered.json: tiny_double was 129 and is 128; "
-        "altered.json: lost was 1 and is None\n"
+        "altered.json: lost was 1 and is no longer reported\n"
     )
 
 
