@@ -152,7 +152,8 @@ def engine(folder: Path) -> str:
         )
     size = (folder / "explore_pyodide.js").stat().st_size / 1e6
     return (
-        '<button type="button" id="explore-start">Allow any value</button> <span id="explore-state" role="status">'
+        f'<button type="button" id="explore-start" data-version="{fingerprint(LIBRARY)[:8]}">Allow any value</button> '
+        '<span id="explore-state" role="status">'
         f"starts Python in this page, and the library itself computes. It reads {size:.0f} MB of this book and asks no "
         'other host.</span> <a href="../_static/explore_licences.txt">Licences</a>'
     )
