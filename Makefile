@@ -1,4 +1,4 @@
-# make book | test | paths | fuzz | serve | bundle | pdf | bench | outputs | records | clean
+# make book | test | paths | fuzz | serve | bundle | pdf | bench | outputs | records | explorer | clean
 # needs Python 3.11 to 3.13 and nothing else, pdf a TeX too
 PYTHON ?= python3
 VENV   ?= .venv
@@ -13,7 +13,7 @@ PIP_cpu := --extra-index-url https://download.pytorch.org/whl/cpu
 export HF_HUB_OFFLINE ?= 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: book test paths fuzz serve bundle pdf bench outputs records clean
+.PHONY: book test paths fuzz serve bundle pdf bench outputs records explorer clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and f"Python 3.11 to 3.13 is needed, {sys.executable} is {sys.version.split()[0]}")'
@@ -81,6 +81,11 @@ outputs: $(VENV)/.installed
 # The records of every notebook's quick profile, with its time on this machine. Commit before: a record names the commit.
 records: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python notebooks/records.py quick
+
+# Python for the page Explore, fetched once; the next `make book` adds it. NUMPY=FILE or an address is another source of
+# NumPy's wheel than Pyodide's own distribution.
+explorer: $(VENV)/.installed
+	$(BIN)/python book/_ext/explore_files.py $(NUMPY)
 
 clean:
 	rm -rf _build .jupyter_cache

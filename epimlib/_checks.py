@@ -20,6 +20,8 @@ LIBRARY = Path(__file__).parent
 PROJECT = LIBRARY / "project" if (LIBRARY / "project").is_dir() else LIBRARY.parent
 """Where notebooks and data lie: what a wheel holds of them, else the clone of the project."""
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Errors of a disk that are no fault of the request."""
 LINE = 400
 """Most characters of an error line."""
 SIZES = {"JSON": 64 << 20, "YAML": 64 << 10}

@@ -6,6 +6,7 @@ References loop over blocks and know nothing of how the library orders its sums.
 import copy
 import dataclasses
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from torch import nn
 
 from epimlib import Design, EpitomeSpec, Hardware, Workload, evaluate
 from epimlib.datapath import compile, simulate
+from epimlib.epitome import layers
 from epimlib.epitome.coefficients import COEFFICIENT_STEPS, fit_coefficients, nearest_coefficients
 from epimlib.epitome.layers import EpitomeConv2d, EpitomeLinear, epitomize
 from epimlib.epitome.plan import COEFFICIENT_BITS, COEFFICIENTS
@@ -27,6 +29,8 @@ from epimlib.quant.grid import QuantConfig
 from epimlib.quant.quantize import calibrate, integer_weights, quantize, weight_quantizer
 from epimlib.search.problem import candidates, fit_error
 from epimlib.search.table import tabulate
+from epimlib.train.build import build
+from epimlib.train.config import TrainConfig
 
 KINDS = [kind for kind in COEFFICIENTS if kind != "none"]
 LEVELS = {"sign": (-1, 1), "power": (-2, -1, -0.5, -0.25, 0.25, 0.5, 1, 2)}
@@ -79,13 +83,22 @@ def with_latents(layer: nn.Module) -> nn.Module:
     return layer.double()
 
 
-@settings(max_examples=150, deadline=None)
+SHARED, WHOLE = 1, math.inf
+"""Values of ``layers.COMBINATION``: partial sums are shared wherever that saves multiplications, or never."""
+
+
+def made(worth: float, kind: type, *args, **options) -> nn.Module:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layers, "COMBINATION", worth)
+        return kind(*args, **options)
+
+
+@pytest.mark.parametrize("worth", [SHARED, WHOLE])
+@settings(max_examples=100, deadline=None)
 @given(spec=specs(), stride=st.integers(1, 2), dilation=st.integers(1, 2), bias=st.booleans())
-def test_conv_equals_a_dense_conv_with_the_weighed_patches(spec, stride, dilation, bias):
-    layer = EpitomeConv2d(
-        spec.in_channels, spec.out_channels, spec.kernel_size, stride, 1, dilation, 1, bias, epitome=spec
-    )
-    with_latents(layer)
+def test_conv_equals_a_dense_conv_with_the_weighed_patches(worth, spec, stride, dilation, bias):
+    shape = (spec.in_channels, spec.out_channels, spec.kernel_size)
+    layer = with_latents(made(worth, EpitomeConv2d, *shape, stride, 1, dilation, 1, bias, epitome=spec))
     x = torch.randn(2, spec.in_channels, 6, 7, dtype=torch.float64, requires_grad=True)
     epitome = layer.epitome.detach().clone().requires_grad_()
     coefficients = definition(layer.coefficients.detach(), spec).requires_grad_()
@@ -102,15 +115,25 @@ def test_conv_equals_a_dense_conv_with_the_weighed_patches(spec, stride, dilatio
     torch.testing.assert_close(found, (*wanted[:2], wanted[2].reshape(-1)))
 
 
+@pytest.mark.parametrize("worth", [SHARED, WHOLE])
 @settings(max_examples=50, deadline=None)
 @given(spec=specs(kernels=((1, 1),)), bias=st.booleans())
-def test_linear_equals_a_dense_linear_with_the_weighed_patches(spec, bias):
-    layer = with_latents(EpitomeLinear(spec.in_channels, spec.out_channels, bias, epitome=spec))
+def test_linear_equals_a_dense_linear_with_the_weighed_patches(worth, spec, bias):
+    layer = with_latents(made(worth, EpitomeLinear, spec.in_channels, spec.out_channels, bias, epitome=spec))
     weight = sampled(layer.epitome, definition(layer.coefficients.detach(), spec), spec)[:, :, 0, 0]
     x = torch.randn(2, 5, spec.in_channels, dtype=torch.float64)
     torch.testing.assert_close(layer(x), F.linear(x, weight, layer.bias))
     torch.testing.assert_close(layer(x[0, 0]), F.linear(x[0, 0], weight, layer.bias))
     torch.testing.assert_close(layer.weight, weight)
+
+
+@pytest.mark.parametrize(("kernel", "shares"), [(3, True), (1, False)])
+def test_partial_sums_are_shared_where_that_is_faster(kernel, shares):
+    """Four copies of 64 input channels each: 576 or 64 multiplications for each partial sum."""
+    spec = EpitomeSpec.for_crossbars(256, 256, kernel, rows=64 * kernel**2, cols=64, family="channel")
+    spec = dataclasses.replace(spec, block=(64, 64), coefficients="sign")
+    layer = EpitomeConv2d(256, 256, kernel, epitome=spec)
+    assert (layer._sharing is not None) == shares
 
 
 def test_wrapped_blocks_share_partial_sums(monkeypatch):
@@ -119,7 +142,7 @@ def test_wrapped_blocks_share_partial_sums(monkeypatch):
     seen = []
     plain = F.conv2d
     monkeypatch.setattr(F, "conv2d", lambda x, w, *rest: seen.append((tuple(w.shape), rest[-1])) or plain(x, w, *rest))
-    EpitomeConv2d(48, 64, 3, bias=False, epitome=spec)(torch.randn(1, 48, 8, 8))
+    made(SHARED, EpitomeConv2d, 48, 64, 3, bias=False, epitome=spec)(torch.randn(1, 48, 8, 8))
     assert seen == [((3 * 16, 16, 3, 3), 3)]  # three input blocks, 16 rows each: 16 x 48 x 9 products, not 64 x 48 x 9
 
 
@@ -237,15 +260,15 @@ def test_epitomize_starts_from_the_fit_and_new_layers_with_random_signs(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("wrap", [1, "full"])
-def test_layers_compile_keep_channels_last_and_leave_the_meta_device(kind, wrap):
-    spec = EpitomeSpec(40, 24, 3, (16, 8, 4, 4), wrap=wrap, coefficients=kind)
-    layer = EpitomeConv2d(24, 40, 3, epitome=spec).to(memory_format=torch.channels_last)
+@pytest.mark.parametrize("worth", [SHARED, WHOLE])
+def test_layers_compile_keep_channels_last_and_leave_the_meta_device(kind, worth):
+    spec = EpitomeSpec(40, 24, 3, (16, 8, 4, 4), wrap="full", coefficients=kind)
+    layer = made(worth, EpitomeConv2d, 24, 40, 3, epitome=spec).to(memory_format=torch.channels_last)
     x = torch.randn(2, 24, 8, 8).to(memory_format=torch.channels_last)
     y = layer(x)
     assert y.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(torch.compile(layer, fullgraph=True, backend="aot_eager")(x), y)
-    empty = EpitomeConv2d(24, 40, 3, device="meta", epitome=spec).to_empty(device="cpu")
+    empty = made(worth, EpitomeConv2d, 24, 40, 3, device="meta", epitome=spec).to_empty(device="cpu")
     empty.load_state_dict(layer.state_dict())
     torch.testing.assert_close(empty(x), y)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -435,3 +458,22 @@ def test_compile_refuses_coefficients_that_are_not_the_plans(kind, values, messa
     spec = EpitomeSpec(4, 4, (1, 1), (4, 2, 1, 1), coefficients=kind)
     with pytest.raises(ValueError, match=message):
         compile(spec.plan(), torch.ones(4, 2, 1, 1), HARDWARE, coefficients=values)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_training_configuration_names_coefficients_and_takes_the_same_crossbars(kind):
+    shape = {"rows": 72, "cols": 16, "wrap": "full", "dense": ["stem.conv", "head"]}
+    common = {"data": "digits", "model": "resnet9", "epochs": 1, "model_options": {"width": 4}}
+    common |= {"quantize": {"bits": 3, "granularity": "crossbar", "range": "mse", "learned": True}}
+    plain = build(TrainConfig(**common, design=shape))
+    weighed = build(TrainConfig(**common, design=shape | {"coefficients": kind}))
+    assert weighed.about["crossbars"] == plain.about["crossbars"]
+    assert weighed.about["parameters"] == plain.about["parameters"]  # weights and epitomes; coefficients stand beside
+    specs = Design.from_dict(weighed.about["design"])
+    assert {spec.coefficients for spec in specs.values()} == {kind}
+    names = [name for name, _ in weighed.model.named_parameters() if "coefficients" in name and "scale" not in name]
+    assert len(names) == len(specs) > 0
+    start = weighed.model.state_dict()
+    assert [start[name].ndim for name in names] == [1] * len(names)  # no weight decay
+    weighed.model(torch.randn(4, 1, 8, 8)).square().sum().backward()
+    assert all(weighed.model.get_parameter(name).grad.abs().sum() > 0 for name in names)

@@ -75,7 +75,7 @@ def test_with_coefficients_every_block_that_shares_the_sums_is_coloured_and_says
     for number, picture in enumerate(view):
         sums = [
             int(text)
-            for text in re.search(r"give the sums ([-\d, ]+), times", picture.get("aria-label"))[1].split(", ")
+            for text in re.search(r"give the sums ([-\d, ]+), weighed", picture.get("aria-label"))[1].split(", ")
         ]
         first = 0 if number < 2 else 8
         channels = range(8) if number < 2 else range(8, 12)

@@ -4,10 +4,9 @@
 - The role ``explore`` is a link to it with a question, ``{explore}`text <network=resnet50&rows=512>` ``. A question
   that the table does not hold is a warning.
 - The table is computed once for each state of the library, and kept in ``_build/explore``.
+- Where ``make explorer`` has fetched Python for the browser, it and the library's files are packed beside the table.
 """
 
-import base64
-import gzip
 import hashlib
 import html
 import json
@@ -15,10 +14,14 @@ import re
 from pathlib import Path
 from urllib.parse import parse_qsl
 
+import explore_files
 import explore_table
 from docutils import nodes
+from explore_files import pack
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+from epimlib._checks import read_yaml
 
 PAGE = "book/explore"
 ROOT = Path(__file__).parents[2]
@@ -28,12 +31,14 @@ LIBRARY += ["data/workloads/*.json", "book/_ext/explore_answer.py"]
 READ = [*LIBRARY, "epimlib/pim/presets/*.yaml", "book/_ext/explore_table.py"]
 """What the table depends on."""
 
+PRESETS = list((ROOT / "epimlib/pim/presets").glob("*.yaml"))
+
 DEFAULT = {"network": "resnet50", "preset": "default", "crossbar": 256, "cell_bits": 2, "bits": 9}
 DEFAULT |= {"activation_bits": 9, "design": "epitome", "rows": 1024, "cols": 256, "wrap": "full"}
 FORM = {
     "Network": {"network": "network", "bits": "weight [bit]", "activation_bits": "activation [bit]"},
-    "Accelerator": {"preset": "preset", "crossbar": "crossbar [lines]", "cell_bits": "cell [bit]"},
-    "Design": {"design": "layers", "rows": "word lines", "cols": "columns", "wrap": "wrapping [blocks]"},
+    "Accelerator": {"preset": "preset", "crossbar": "crossbar", "cell_bits": "cell [bit]"},
+    "Design": {"design": "layers", "rows": "word lines", "cols": "columns", "wrap": "wrapping"},
 }
 SAID = {
     "network": {
@@ -75,7 +80,7 @@ class Explore(SphinxDirective):
     """``{explore}``: the form, and the places of the answer."""
 
     def run(self) -> list[nodes.Node]:
-        return [nodes.raw("", page(), format="html")]
+        return [nodes.raw("", page(scripts(self.env.app)), format="html")]
 
 
 class Question(SphinxRole):
@@ -97,8 +102,8 @@ def unknown(query: str) -> str | None:
     return None
 
 
-def page() -> str:
-    """Return the form and the places of the answer in HTML."""
+def page(folder: Path) -> str:
+    """Return the form and the places of the answer in HTML; the folder is that of the scripts."""
     groups = "".join(
         f"<fieldset><legend>{legend}</legend>{''.join(choice(name, label) for name, label in names.items())}</fieldset>"
         for legend, names in FORM.items()
@@ -116,7 +121,7 @@ the same answer, and <code>epim run 06_cost -p rows=512</code> runs a chapter wi
 <form class="explore-form" aria-label="What is asked">{groups}</form>
 <p class="explore-says" id="explore-says" role="status" aria-live="polite"></p>
 <dl class="explore-cards">{cards}</dl>
-<div class="explore-engine" id="explore-engine"></div>
+<p class="explore-engine">{engine(folder)}</p>
 <p class="explore-bars-head"><label>Layer by layer <select id="explore-metric">{options}</select></label>
 <span class="explore-key"><i></i>this choice <i class="explore-of-dense"></i>all dense</span></p>
 <svg class="explore-bars" id="explore-bars" role="img" preserveAspectRatio="none"><title>Bars</title></svg>
@@ -125,6 +130,21 @@ the same answer, and <code>epim run 06_cost -p rows=512</code> runs a chapter wi
 <p>The same question in Python:</p>
 <pre class="explore-python" tabindex="0"><code>{python()}</code></pre>
 </div>"""
+
+
+def engine(folder: Path) -> str:
+    """Return the button that starts Python, or why there is none."""
+    if reason := explore_files.trouble(explore_files.FOLDER):
+        return (
+            "Other values than those of the lists need Python in this page, which this copy of the book does not have "
+            f"({html.escape(reason)}); <code>make explorer book</code> adds it."
+        )
+    size = (folder / "explore_pyodide.js").stat().st_size / 1e6
+    return (
+        '<button type="button" id="explore-start">Allow any value</button> <span id="explore-state" role="status">'
+        f"starts Python in this page, and the library itself computes. It reads {size:.0f} MB of this book and asks no "
+        'other host.</span> <a href="../_static/explore_licences.txt">Licences</a>'
+    )
 
 
 def choice(name: str, label: str) -> str:
@@ -146,17 +166,17 @@ def python() -> str:
     return PYTHON.format(**values | {"design": uniform + '<span data-design="dense" hidden>design = {}</span>'})
 
 
-def pack(content: bytes) -> str:
-    """Return bytes as text that a script can hold."""
-    return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
-
-
 def fingerprint(patterns: list[str]) -> str:
     """Return a hash of the content of files of the project."""
     digest = hashlib.sha256()
     for path in sorted(path for pattern in patterns for path in ROOT.glob(pattern)):
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
+
+
+def scripts(app) -> Path:
+    """Return the folder of the scripts that are written here."""
+    return Path(app.outdir).parent / "explore"
 
 
 def write_table(folder: Path) -> Path:
@@ -170,11 +190,34 @@ def write_table(folder: Path) -> Path:
     return path
 
 
+def write_python(folder: Path, fetched: Path = explore_files.FOLDER) -> None:
+    """Write the scripts that hold Python and the library, or remove them where Python was not fetched."""
+    python, library = folder / "explore_pyodide.js", folder / "explore_library.js"
+    if explore_files.trouble(fetched):
+        python.unlink(missing_ok=True)
+        library.unlink(missing_ok=True)
+        return
+    packed = {"files": sources(), "presets": {path.stem: read_yaml(path, "preset") for path in sorted(PRESETS)}}
+    library.write_text(f'EXPLORE.library = "{pack(json.dumps(packed).encode())}";\n', "utf-8")
+    first = f"// {hashlib.sha256(repr(explore_files.FILES).encode()).hexdigest()}\n"
+    if not (python.is_file() and python.read_text("utf-8").startswith(first)):
+        files = {name: pack((fetched / name).read_bytes()) for name in explore_files.FILES}
+        python.write_text(f"{first}EXPLORE.files = {json.dumps(files)};\n", "utf-8")
+
+
+def sources() -> dict[str, str]:
+    """Return the files that answer a question, by their paths in the project."""
+    paths = sorted(path for pattern in LIBRARY for path in ROOT.glob(pattern))
+    return {path.relative_to(ROOT).as_posix(): path.read_bytes().decode("utf-8") for path in paths}
+
+
 def add_files(app):
-    """Let Sphinx copy the table beside the pages."""
+    """Let Sphinx copy the table, and Python if it is there, beside the pages."""
     if app.builder.format == "html":
-        path = write_table(Path(app.outdir).parent / "explore")
-        app.config.html_static_path.append(str(path.parent))
+        folder = scripts(app)
+        write_table(folder)
+        write_python(folder)
+        app.config.html_static_path.append(str(folder))
 
 
 def add_scripts(app, pagename, templatename, context, doctree):

@@ -4,8 +4,10 @@ The table of the page is made of these answers, and the page runs this very file
 imports the library and nothing else.
 """
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 from epimlib.epitome.design import Design
@@ -14,6 +16,8 @@ from epimlib.epitome.workload import Layer, Workload
 from epimlib.pim.evaluate import evaluate
 from epimlib.pim.hardware import Hardware
 from epimlib.pim.report import CostReport
+
+load = cache(Workload.load)
 
 
 def changed(hardware: Hardware, question: Mapping[str, Any]) -> Hardware:
@@ -40,7 +44,7 @@ def answer(question: Mapping[str, Any], presets: Mapping[str, Hardware]) -> dict
     Raises:
         TypeError, ValueError, FileNotFoundError: as the library does.
     """
-    workload = Workload.load(question["network"])
+    workload = load(question["network"])
     design = design_of(workload, question)
     hardware = changed(presets[question["preset"]], question)
     report = evaluate(workload, hardware, design, question["bits"], question["activation_bits"])
@@ -76,3 +80,16 @@ def matrix(layer: Layer) -> str:
 def epitome(spec: EpitomeSpec | None) -> str:
     """Return the size of an epitome's matrix, or "dense"."""
     return f"{spec.rows} × {spec.cols}" if spec else "dense"
+
+
+def asker(presets: str) -> Callable[[str], str]:
+    """Return a function from a question in JSON to its answer in JSON; a refusal is ``{"refused": sentence}``."""
+    known = {name: Hardware.from_dict(data) for name, data in json.loads(presets).items()}
+
+    def ask(question: str) -> str:
+        try:
+            return json.dumps(answer(json.loads(question), known))
+        except (TypeError, ValueError, FileNotFoundError) as error:
+            return json.dumps({"refused": str(error)})
+
+    return ask

@@ -2,6 +2,7 @@
 // Every number was computed by the library: at build time (the table), or by the engine, which is the library itself.
 "use strict";
 (async () => {
+  const here = document.currentScript.src;
   const $ = (id) => document.getElementById(id);
   const form = document.querySelector(".explore-form"), says = $("explore-says");
 
@@ -42,19 +43,23 @@
   const counts = (question, name) => question.design != "dense" || !EPITOME.includes(name);
   const number = (value, digits) => value.toLocaleString("en", { maximumSignificantDigits: Number.isInteger(value) ? 21 : digits });
 
-  let shown, before; // the question that is shown, and the answer before it
+  let shown, asking = 0; // the answer that is shown; how many questions were asked
+  let compute; // asks the engine, once it runs
+  let link = ""; // the question of the address, if the table could not answer it
 
   async function ask() {
-    const question = asked();
+    const question = asked(), mine = ++asking;
     for (const field of fields()) field.disabled = !counts(question, field.name);
     history.replaceState(null, "", "#" + new URLSearchParams(Object.entries(question).filter(([name]) => counts(question, name))));
-    show(question, tabulated(question), tabulated({ ...question, design: "dense" }));
+    const all = { ...question, design: "dense" };
+    const answers = [tabulated(question) ?? (await compute(question)), tabulated(all) ?? (await compute(all))];
+    if (mine == asking) show(question, ...answers);
   }
 
   function show(question, answer, dense) {
     const last = shown;
     shown = answer;
-    if (answer.refused) says.textContent = `The library refuses this: ${answer.refused}.`;
+    if (answer.refused) says.textContent = `No answer: ${answer.refused}.`;
     else says.textContent = sentence(question, answer);
     for (const card of document.querySelectorAll(".explore-card")) {
       const put = (selector, word, from, skip) => {
@@ -91,22 +96,121 @@
   }
 
   // Put the question of the address into the form; what it cannot hold is one sentence.
-  function read() {
+  async function read(query) {
     const wrong = [];
-    for (const [name, value] of new URLSearchParams(location.hash.slice(1))) {
+    for (const [name, value] of new URLSearchParams(query)) {
       const field = form.elements[name];
+      const known = field?.options ? [...field.options].map((option) => option.value) : [value];
       if (!field) wrong.push(`there is no choice ${name}`);
-      else if (axes[name].map(String).includes(value)) field.value = value;
-      else wrong.push(`${name}=${value} is not in the table, which has ${axes[name].join(", ")}`);
+      else if (known.includes(value)) field.value = value;
+      else wrong.push(`${name}=${value} is not in the table, which has ${known.join(", ")}`);
     }
-    ask();
+    link = wrong.length ? query : "";
+    await ask();
     if (wrong.length) says.textContent = `Of the link, ${wrong.join(" and ")}. ${says.textContent}`;
+  }
+
+  // Python and the library, in a thread of their own: a function that is sent there as text.
+  function engine() {
+    const reply = (message) => self.postMessage(message);
+    const script = (bytes) => importScripts(URL.createObjectURL(new Blob([bytes], { type: "text/javascript" })));
+    let ask;
+    async function start({ files, library }) {
+      const types = { wasm: "application/wasm", json: "application/json" };
+      self.fetch = async (request) => { // no host is asked: Pyodide gets what the page has
+        const name = String(request.url ?? request).split("/").pop();
+        if (!files[name]) throw new Error(`${name} is not among the files of the page`);
+        return new Response(files[name], { headers: { "Content-Type": types[name.split(".").pop()] ?? "application/octet-stream" } });
+      };
+      script(files["pyodide.asm.js"]);
+      script(files["pyodide.js"]);
+      const python = await loadPyodide({ indexURL: "https://files.invalid/" });
+      await python.loadPackage("numpy", { messageCallback() {} });
+      for (const [path, text] of Object.entries(library.files)) {
+        python.FS.mkdirTree(`/project/${path}`.replace(/\/[^/]*$/, ""));
+        python.FS.writeFile(`/project/${path}`, text);
+      }
+      python.runPython("import sys; sys.path[:0] = ['/project', '/project/book/_ext']");
+      ask = python.pyimport("explore_answer").asker(JSON.stringify(library.presets));
+    }
+    self.onmessage = async ({ data }) => {
+      try {
+        if (!ask) await start(data);
+        reply(data.question ? ask(data.question) : "ready");
+      } catch (error) {
+        reply({ failed: String(error) });
+      }
+    };
+  }
+
+  async function fetched(name) {
+    await new Promise((done, failed) => {
+      const script = document.createElement("script");
+      Object.assign(script, { src: new URL(name, here), onload: done, onerror: () => failed(new Error(`${name} cannot be read`)) });
+      document.head.append(script);
+    });
+  }
+
+  // Start the engine, and let the form take any value.
+  async function start() {
+    const state = $("explore-state");
+    $("explore-start").disabled = true;
+    state.textContent = "Python starts …";
+    try {
+      await Promise.all(["explore_pyodide.js", "explore_library.js"].map(fetched));
+      const library = await unpack(EXPLORE.library).json(), files = {};
+      for (const [name, text] of Object.entries(EXPLORE.files)) files[name] = await unpack(text).arrayBuffer();
+      delete EXPLORE.files;
+      const worker = new Worker(URL.createObjectURL(new Blob([`(${engine})()`], { type: "text/javascript" })));
+      const send = (message, moved) => new Promise((done, failed) => {
+        worker.onmessage = ({ data }) => (data.failed ? failed(new Error(data.failed)) : done(data));
+        worker.onerror = (event) => failed(new Error(event.message));
+        worker.postMessage(message, moved);
+      });
+      await send({ files, library }, Object.values(files));
+      let queue = Promise.resolve(); // one question after another
+      compute = (question) => (queue = queue.then(async () => {
+        state.textContent = "Python computes …";
+        const begin = performance.now();
+        const answer = await send({ question: JSON.stringify(question) }).then(JSON.parse, (error) => ({ refused: error.message }));
+        state.textContent = `Computed by the library in this page, in ${Math.round(performance.now() - begin)} ms.`;
+        return answer;
+      }));
+      free(library);
+    } catch (error) {
+      state.textContent = `Python did not start: ${error.message}`;
+      return;
+    }
+    $("explore-start").remove();
+    form.elements.bits.focus();
+    state.textContent = "Python runs in this page: every field takes any value now.";
+    $("explore").compute = compute; // for the tests
+    await read(link || location.hash.slice(1));
+  }
+
+  // Lists of numbers become fields; the other lists get what the library has beside the table.
+  function free(library) {
+    const more = {
+      network: Object.keys(library.files).filter((path) => path.startsWith("data/")).map((path) => path.slice(15, -5)),
+      preset: Object.keys(library.presets),
+    };
+    for (const field of fields()) {
+      if (field.name == "design") continue;
+      for (const name of more[field.name] ?? []) {
+        if (!axes[field.name].includes(name)) field.add(new Option(name));
+      }
+      if (more[field.name]) continue;
+      const input = Object.assign(document.createElement("input"), { name: field.name, value: field.value, autocomplete: "off" });
+      if (field.name != "wrap") input.inputMode = "numeric";
+      field.replaceWith(input);
+    }
   }
 
   $("explore").tabulated = tabulated; // for the tests
   form.addEventListener("change", ask);
   form.addEventListener("submit", (event) => event.preventDefault());
   $("explore-metric").addEventListener("change", ask);
-  addEventListener("hashchange", read);
-  read();
+  $("explore-start")?.addEventListener("click", start);
+  addEventListener("hashchange", () => read(location.hash.slice(1)));
+  read(location.hash.slice(1));
 })();

@@ -9,7 +9,8 @@ multiplying, calls one ``F.conv2d``, and restores the rest by two identities of 
   the epitome are added first and multiplied once (NES, arXiv 1907.05642).
 
 With round coefficients neither holds. Wrapped output blocks then share the partial sums of every input block, which are
-computed once, by a grouped convolution, and combined with each block's own coefficients.
+computed once, by a grouped convolution, and combined with each block's own coefficients; where blocks are so small
+that the combination would take longer than it saves, the weight is sampled as a whole.
 """
 
 import copy
@@ -30,6 +31,11 @@ from epimlib.epitome.design import Design
 from epimlib.epitome.plan import EpitomeSpec, Plan, check_fit
 
 ensure_torchvision()
+
+
+COMBINATION = 180
+"""Multiplications of a convolution that take about as long as one of the combination of partial sums, which waits for
+memory: on one processor core, as `benchmarks/layer.py` shows it."""
 
 
 class _EpitomeLayer(nn.Module):
@@ -195,11 +201,12 @@ class _Sharing:
 
     @staticmethod
     def pays(plan: Plan) -> bool:
-        """Return whether that takes fewer multiplications than the logical weight."""
+        """Return whether that takes less time than a convolution by the logical weight."""
         spec = plan.spec
         window = spec.in_channels * math.prod(spec.kernel_size)
         rows = len(set(plan.source)) * spec.block[0]
-        return spec.weighed and rows * window + spec.out_channels * spec.grid[1] < spec.out_channels * window
+        shared = rows * window + COMBINATION * spec.out_channels * spec.grid[1]
+        return spec.weighed and shared < spec.out_channels * window
 
     def combine(self, sums: Tensor, coefficients: Tensor, dim: int) -> Tensor:
         """Return the outputs of the partial sums, whose channels are along ``dim``."""

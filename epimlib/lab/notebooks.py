@@ -170,7 +170,7 @@ class RunError(RuntimeError):
     """A run that started did not end well."""
 
 
-def execute(notebook: Notebook, given: Mapping[str, Any], output: str | Path = "runs") -> Path:
+def execute(notebook: Notebook, given: Mapping[str, Any], output: str | Path = "runs", progress: bool = True) -> Path:
     """Run a notebook in its own folder and return the folder of the run, a new one in ``output``.
 
     That holds the executed notebook, its HTML page and, written last, the record. A run that fails or is
@@ -198,7 +198,7 @@ def execute(notebook: Notebook, given: Mapping[str, Any], output: str | Path = "
     folder = _new_folder(Path(output), f"{notebook.name.replace('/', '-')}-{started:%Y%m%d-%H%M%S}")
     where = f"(what was executed is in {folder})"
     try:
-        executed, record = _execute(notebook, source, values, started, folder)
+        executed, record = _execute(notebook, source, values, started, folder, progress)
         _write(notebook, executed, record, recorded, folder)
     except papermill.PapermillExecutionError as error:
         said = str(error.evalue).strip().splitlines()[:1]
@@ -214,7 +214,7 @@ def execute(notebook: Notebook, given: Mapping[str, Any], output: str | Path = "
 
 
 def _execute(
-    notebook: Notebook, source: Any, values: dict[str, Any], started: datetime, folder: Path
+    notebook: Notebook, source: Any, values: dict[str, Any], started: datetime, folder: Path, progress: bool
 ) -> tuple[Any, RunRecord]:
     """Return the executed notebook, which is in ``*.partial.ipynb`` too, and its record."""
     import papermill
@@ -233,7 +233,7 @@ def _execute(
                 kernel_name="python3",  # this interpreter, whatever the notebook was last edited with
                 language="python",
                 cwd=str(notebook.path.parent),
-                progress_bar={"desc": notebook.name, "disable": None},  # where it is a terminal
+                progress_bar={"desc": notebook.name, "disable": None if progress else True},  # None: no terminal
                 kernel_manager_class=_kernel_manager(stream, kernels),
                 on_cell_executed=_go_on,
                 extra_arguments=["--IPKernelApp.log_level=40"],

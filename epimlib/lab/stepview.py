@@ -115,7 +115,7 @@ def _picture(program: "Program", image: list, state: dict[str, Any], held: dict[
     copied = [f"copied to channels {_range(copy, size)}" for _, copy, size in state["copies"]]
     action = "added to what is there" if state["extends"] else "a new result"
     if "shares" in state:
-        action = f"times coefficients, {action}"
+        action = "weighed and added" if state["extends"] else "weighed: a new result"
         copied = [f"and to channels {_range(start, len(factors))}" for start, factors, _ in state["shares"][1:]]
     root = ET.Element("svg", {"class": "plot", "role": "img", "xmlns": "http://www.w3.org/2000/svg"})
     held_by = state.get("shares", [[first, None, state["results"]]])
