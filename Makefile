@@ -1,4 +1,5 @@
-# make book | test | paths | fuzz | serve | bench | outputs | clean        needs Python 3.11 to 3.13 and nothing else
+# make book | test | paths | fuzz | serve | bundle | pdf | bench | outputs | records | explorer | clean
+# needs Python 3.11 to 3.13 and nothing else, pdf a TeX too
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -12,7 +13,7 @@ PIP_cpu := --extra-index-url https://download.pytorch.org/whl/cpu
 export HF_HUB_OFFLINE ?= 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: book test paths fuzz serve bench outputs clean
+.PHONY: book test paths fuzz serve bundle pdf bench outputs records explorer clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and f"Python 3.11 to 3.13 is needed, {sys.executable} is {sys.version.split()[0]}")'
@@ -57,12 +58,34 @@ serve: book
 	@echo "http://127.0.0.1:$(PORT)/  (Ctrl-C ends it)"
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
+# One file for a USB stick: the book, and everything that it was made from.
+bundle: book
+	$(BIN)/python book/bundle.py
+
+# The book as ePub, which needs nothing more, and as PDF.
+pdf: book
+	$(BIN)/jupyter-book build . -n --keep-going --path-output _build/paper --builder custom --custom-builder epub
+	cp _build/paper/_build/epub/epim.epub _build/epim.epub
+	@for program in latexmk xelatex rsvg-convert; do command -v $$program >/dev/null || { echo "The ePub is _build/epim.epub; the PDF needs $$program: on Debian, install latexmk texlive-xetex texlive-latex-extra texlive-fonts-recommended librsvg2-bin" >&2; exit 1; }; done
+	$(BIN)/jupyter-book build . -n --keep-going --path-output _build/paper --builder pdflatex
+	cp _build/paper/_build/latex/epim.pdf _build/epim.pdf
+	@echo "The book is _build/epim.pdf and _build/epim.epub."
+
 bench: $(VENV)/.installed
 	for file in benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 # The outputs that nbval compares, computed anew and written into the notebooks: read the difference before you commit.
 outputs: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python notebooks/refresh.py
+
+# The records of every notebook's quick profile, with its time on this machine. Commit before: a record names the commit.
+records: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python notebooks/records.py quick
+
+# Python for the page Explore, fetched once; the next `make book` adds it. NUMPY=FILE or an address is another source of
+# NumPy's wheel than Pyodide's own distribution.
+explorer: $(VENV)/.installed
+	$(BIN)/python book/_ext/explore_files.py $(NUMPY)
 
 clean:
 	rm -rf _build .jupyter_cache

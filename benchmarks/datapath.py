@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 
 from epimlib import Design, Hardware, Workload
-from epimlib._torchvision import ensure_torchvision
 from epimlib.datapath import compile, quantize_max, run, simulate
 from epimlib.datapath.analog import NonIdealities
 from epimlib.epitome.layers import epitomize
@@ -72,7 +71,6 @@ def layer(runs: int) -> pd.DataFrame:
 
 
 def network(runs: int) -> pd.DataFrame:
-    ensure_torchvision()
     import timm
 
     workload = Workload.load("resnet18")

@@ -1,9 +1,9 @@
 """Epitome layers against ``nn.Conv2d``: medians of the ratios of pairs timed in turn in one run.
 
 Every 3x3 and 1x1 shape of ResNet-50 that a 1024x256 (unwrapped) or 256x256 (fully wrapped) epitome makes smaller is
-timed at batch 8 in float32, and whole networks. *Peak memory* is the peak of the tensors allocated during a step over
-that of the dense layer, from torch's own profiler. Where a plan *folds*, inputs that every output adds are multiplied
-once.
+timed at batch 8 in float32, wrapped also with signs as round coefficients, and whole networks. *Peak memory* is the
+peak of the tensors allocated during a step over that of the dense layer, from torch's own profiler. Where a plan
+*folds*, inputs that every output adds are multiplied once.
 """
 
 import argparse
@@ -19,7 +19,6 @@ import torch
 from torch import nn
 
 from epimlib import Design, EpitomeSpec, Workload
-from epimlib._torchvision import ensure_torchvision
 from epimlib.epitome.layers import EpitomeConv2d, epitomize
 
 BATCH = 8
@@ -85,13 +84,14 @@ def layers(runs: int) -> pd.DataFrame:
         if layer.kind != "conv" or shape in seen:
             continue
         seen.add(shape)
-        for wrap in (1, "full"):
+        for wrap, kind in ((1, "none"), ("full", "none"), ("full", "sign")):
             spec = EpitomeSpec.for_crossbars(
                 *layer.weight_shape[:2],
                 layer.kernel_size,
                 rows=1024 if wrap == 1 else 256,
                 cols=256,
                 wrap=wrap,
+                coefficients=kind,
             )
             folds = spec.plan().period < spec.in_channels
             if spec.compression == 1 or (wrap == "full" and spec.wrap == 1):
@@ -106,18 +106,18 @@ def layers(runs: int) -> pd.DataFrame:
                 (
                     layer.name,
                     spec.wrap,
+                    kind,
                     folds,
                     forward,
                     ratio(*steps, runs),
                     peak(steps[0]) / peak(steps[1]),
                 )
             )
-    names = ["layer", "wrap g", "folds", "forward", "training step", "peak memory"]
+    names = ["layer", "wrap g", "coefficients", "folds", "forward", "training step", "peak memory"]
     return pd.DataFrame(rows, columns=names).set_index("layer")
 
 
 def networks(runs: int) -> pd.DataFrame:
-    ensure_torchvision()
     import timm
 
     workload = Workload.load("resnet50")

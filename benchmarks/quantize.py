@@ -13,7 +13,6 @@ import torch
 from layer import BATCH, main, ratio, step
 
 from epimlib import Design, EpitomeSpec, Hardware, Workload
-from epimlib._torchvision import ensure_torchvision
 from epimlib.epitome.layers import EpitomeConv2d, epitomize
 from epimlib.quant.grid import QuantConfig
 from epimlib.quant.quantize import quantize
@@ -29,7 +28,6 @@ CONFIGS = {
 
 def networks(runs: int) -> pd.DataFrame:
     """One row per network and wrapping, one column per range rule."""
-    ensure_torchvision()
     import timm
 
     rows = {}

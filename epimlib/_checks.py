@@ -20,6 +20,8 @@ LIBRARY = Path(__file__).parent
 PROJECT = LIBRARY / "project" if (LIBRARY / "project").is_dir() else LIBRARY.parent
 """Where notebooks and data lie: what a wheel holds of them, else the clone of the project."""
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Errors of a disk that are no fault of the request."""
 LINE = 400
 """Most characters of an error line."""
 SIZES = {"JSON": 64 << 20, "YAML": 64 << 10}
@@ -164,6 +166,25 @@ def read_yaml(path: str | Path, what: str) -> Any:
     return _read(path, what, "YAML", parse_yaml)
 
 
+def load(path: str | Path, what: str, build: Callable[[Any], Any]) -> Any:
+    """Return what ``build`` makes of the content of a YAML file, by its suffix, or else of a JSON file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: in one sentence that names the file, if it cannot be read or ``build`` refuses what is in it.
+    """
+    data = (read_yaml if Path(path).suffix in (".yaml", ".yml") else read_json)(path, what)
+    try:
+        return build(data)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no {what}: {line(error)}") from error
+
+
+def is_file(name: str | Path) -> bool:
+    """Return whether a name or path is a path: it ends as the files do that a user writes."""
+    return isinstance(name, Path) or Path(name).suffix in (".json", ".yaml", ".yml")
+
+
 def _read(path: str | Path, what: str, kind: str, parse: Callable[[str], Any]) -> Any:
     path = Path(path)
     if not path.is_file():
@@ -247,6 +268,14 @@ def _yaml_loader() -> type:
     class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         yaml_implicit_resolvers = {}  # noqa: RUF012 (PyYAML copies it for each class)
 
+    _resolve_as_12(Loader)
+    Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: _integer(node.value))
+    Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: _float(node.value))
+    return Loader
+
+
+def _resolve_as_12(kind: Any) -> None:
+    """Let a loader or dumper of PyYAML know what YAML 1.2 takes for something else than a text."""
     for tag, pattern, first in (
         ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
         ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
@@ -254,10 +283,7 @@ def _yaml_loader() -> type:
         ("float", r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
         ("merge", r"<<", ["<"]),
     ):
-        Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"(?:{pattern})$"), first)
-    Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: _integer(node.value))
-    Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: _float(node.value))
-    return Loader
+        kind.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"(?:{pattern})$"), first)
 
 
 def _measure(node: Any, known: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
@@ -357,3 +383,17 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, data: Any) -> None:
     """Write ``data`` as JSON, whole or not at all."""
     write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def write_yaml(path: str | Path, data: Any) -> None:
+    """Write ``data`` as YAML, whole or not at all; a text that YAML 1.1 or 1.2 takes for a number is quoted."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    _resolve_as_12(Dumper)
+    write_text(
+        path,
+        yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=math.inf),
+    )

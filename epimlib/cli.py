@@ -3,8 +3,8 @@
 import argparse
 import contextlib
 import csv
-import errno
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from epimlib import __version__
-from epimlib._checks import line, positive, write_text
+from epimlib._checks import FULL, line, positive, read_yaml, write_text
 from epimlib.lab import notebooks
 from epimlib.lab.comparison import comparison
 from epimlib.lab.notebooks import Notebook, RunError, execute, find_notebook
@@ -23,8 +23,6 @@ from epimlib.lab.records import RECORD, RunRecord, compare_runs, records_in, tab
 from epimlib.lab.verify import Judgement, plan, verify
 from epimlib.lab.where import OPERATORS, where
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-"""Errors of a disk that are no fault of the request."""
 MOST_THREADS = 1024
 """That a request can mean."""
 
@@ -87,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_notebooks(commands)
     _add_runs(commands)
+    _add_sweep(commands)
     _add_training(commands)
     return parser
 
@@ -161,6 +160,31 @@ def _add_training(commands: Any) -> None:
     command.add_argument("--tensorboard", action="store_true", help="write events for TensorBoard too")
 
 
+def _add_sweep(commands: Any) -> None:
+    command = commands.add_parser("sweep", help="run a notebook at every point of a grid, or all trainings of a file")
+    command.set_defaults(command=_sweep)
+    command.add_argument("what", metavar="SWEEP", help="a YAML file, as those in data/sweeps, or a notebook")
+    command.add_argument(
+        "-p",
+        dest="parameters",
+        metavar="NAME=VALUES",
+        action="append",
+        default=[],
+        help="values of a parameter, as rows=256,512; between lists stands a semicolon; may be repeated",
+    )
+    command.add_argument("--where", metavar="FILTER", help="only these points, as 'rows >= 512 or bits == 3'")
+    command.add_argument("--metric", metavar="NAME", help="what the figure shows")
+    command.add_argument("-j", dest="jobs", metavar="N", type=int, default=1, help="so many at a time (1)")
+    command.add_argument("--output", metavar="DIR", help="where what is done is kept (runs/sweep-SWEEP, runs/train)")
+    command.add_argument("--records", metavar="DIR", help="where a copy of each record is kept, as data/results/sweeps")
+    command.add_argument("--dry-run", action="store_true", help="only say what would run, and for about how long")
+    command.add_argument("--device", default="auto", help="of trainings: cpu, cuda, mps or auto (auto)")
+    command.add_argument("--engine", choices=("here", "snakemake"), default="here", help="what runs a notebook (here)")
+    command.add_argument("--profile", metavar="NAME", help="of Snakemake, as slurm")
+    command.add_argument("--snakemake", metavar="OPTIONS", default="", help="further ones, as '--executor slurm'")
+    command.add_argument("--chunk", metavar="N", type=int, default=10, help="most points of a job of Snakemake (10)")
+
+
 def _list(request: argparse.Namespace) -> None:
     loaded = [Notebook.load(path) for path in notebooks.notebooks().values()]
     rows = [(n.name, len(n.parameters), _minutes(n, "quick"), _minutes(n, "full"), n.title) for n in loaded]
@@ -196,17 +220,91 @@ def _open(page: Path) -> None:
 
 def _given(request: argparse.Namespace, notebook: Notebook) -> dict[str, Any]:
     """Return the parameters of a request, converted to the types that the notebook declares."""
-    texts = [text.partition("=") for text in request.parameters]
-    if request.profile:
-        texts.append(("profile", "=", request.profile))
-    given = {}
-    for name, equals, text in texts:
+    texts = [*request.parameters, *([f"profile={request.profile}"] if request.profile else [])]
+    return {name: named(notebook.parameters, name).parse(text) for name, text in _named(texts)}
+
+
+def _named(texts: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Take NAME=VALUE apart; no name comes twice."""
+    known = set()
+    for name, equals, text in (text.partition("=") for text in texts):
         if not equals:
             raise ValueError(f"a parameter is given as NAME=VALUE, got {name!r}")
-        if name in given:
+        if name in known:
             raise ValueError(f"parameter {name!r} is given twice")
-        given[name] = named(notebook.parameters, name).parse(text)
-    return given
+        known.add(name)
+        yield name, text
+
+
+def _sweep(request: argparse.Namespace) -> None:
+    from epimlib.lab import cluster, jobs, sweep_page
+
+    positive("-j", request.jobs, maximum=MOST_THREADS)
+    positive("--chunk", request.chunk)
+    here, file = request.engine == "here", request.what.endswith((".yaml", ".yml"))
+    if here and (request.profile or request.snakemake):
+        raise ValueError("--profile and --snakemake are for --engine snakemake")
+    if not here:
+        cluster.need_snakemake()
+    options = shlex.split(request.snakemake)
+    if file and (request.parameters or request.where):
+        raise ValueError(f"-p and --where are for a notebook; {request.what} says itself what it sweeps")
+    trainings = file and "study" in (read_yaml(request.what, "sweep") or ())
+    if trainings and not here:
+        raise ValueError(f"--engine {request.engine} is for notebooks; {request.what} is of trainings")
+    folder, listed, metric, seconds = (_trainings if trainings else _points)(request)
+    name = folder.name if trainings else Path(request.what).stem
+    if request.dry_run:
+        left = sum(not job.done for job in listed)
+        print(table(("folder", "done", "point"), [(job.folder, "yes" if job.done else "no", job) for job in listed]))
+        time = seconds and timedelta(seconds=round(seconds * left / max(1, min(request.jobs, left))))
+        about = f"for about {time} [h:min:s]" if time else "no record says how long"
+        print(f"\n{left} of {len(listed)} would run, {about}")
+        return
+    with jobs.alone(folder):
+        if here:
+            failed = jobs.run_jobs(listed, request.jobs, name)
+        else:
+            failed = cluster.by_snakemake(listed, request.jobs, request.profile, options, request.chunk)
+        sweep_page.write_results(folder, name, listed, failed, request.metric or metric)
+    print(folder / "index.html")
+    jobs.complain(listed, failed)
+    for number, job in enumerate(listed if request.records else (), 1):
+        own = job.folder.name if trainings else f"{number:02}"
+        RunRecord.load(job.folder).save(Path(request.records) / name / f"{own}.json")
+
+
+def _points(request: argparse.Namespace) -> tuple[Path, list[Any], str | None, float | None]:
+    """Return folder, jobs, metric and seconds of each job of a sweep of a notebook."""
+    from epimlib.lab.sweep import Sweep, plan_points, seconds_each
+
+    if request.what.endswith((".yaml", ".yml")):
+        sweep = Sweep.load(request.what)
+    else:
+        notebook = Notebook.load(find_notebook(request.what))
+        sweep = Sweep(notebook, plan_points(notebook, _grid(request, notebook) or None, condition=request.where))
+    folder = Path(request.output or f"runs/sweep-{Path(request.what).stem}")
+    return folder, sweep.jobs(folder), sweep.metric, seconds_each(sweep, folder)
+
+
+def _trainings(request: argparse.Namespace) -> tuple[Path, list[Any], str | None, float | None]:
+    """Return the same of a file of experiments."""
+    from epimlib.train.config import read_experiments
+    from epimlib.train.study import study_jobs
+    from epimlib.train.training import check_runs
+
+    found, output = read_experiments(request.what), Path(request.output or "runs/train")
+    seconds = sum(row[-1] for row in check_runs(found, output, request.device)) / len(found)
+    return output / found[0].study, study_jobs(found, output, request.device), "accuracy", seconds
+
+
+def _grid(request: argparse.Namespace, notebook: Notebook) -> dict[str, list[Any]]:
+    """Return the values of each parameter of a request, of the types that the notebook declares."""
+    grid = {}
+    for name, text in _named(request.parameters):
+        parameter = named(notebook.parameters, name)
+        grid[name] = [parameter.parse(value) for value in text.split(";" if parameter.type.startswith("list") else ",")]
+    return grid
 
 
 def _runs(request: argparse.Namespace) -> None:
@@ -275,10 +373,15 @@ def _verify(request: argparse.Namespace) -> None:
             print(f"{line(error)}\n")
             continue
         print(table(("metric", "recorded", "now", "kind", "tolerance", "holds"), map(_judged, judgements)), end="\n\n")
-        wrong += [f"{file}: {j.metric} was {j.recorded} and is {j.now}" for j in judgements if j.holds is False]
+        wrong += [f"{file}: {_differs(j)}" for j in judgements if j.holds is False]
     if wrong:
         raise RunError(f"{len(wrong)} of what {len(doubted)} records say does not hold: {'; '.join(wrong)}")
     print(f"{len(doubted)} records hold.")
+
+
+def _differs(judgement: Judgement) -> str:
+    now = "is no longer reported" if judgement.now is None else f"is {judgement.now}"
+    return f"{judgement.metric} was {judgement.recorded} and {now}"
 
 
 def _judged(judgement: Judgement) -> tuple[Any, ...]:
@@ -315,7 +418,7 @@ def _train(request: argparse.Namespace) -> None:
         positive("threads", request.threads, maximum=MOST_THREADS)
     import torch
 
-    from epimlib.train.training import check_runs, train
+    from epimlib.train.training import check_runs, epochs_bar, train
 
     if request.threads is not None:
         torch.set_num_threads(request.threads)
@@ -326,21 +429,17 @@ def _train(request: argparse.Namespace) -> None:
         return
     if request.records:
         Path(request.records).mkdir(parents=True, exist_ok=True)  # before the hours, not after them
-    for run in found:
-        output = Path(request.output) / run.study
-        start = output / f"{run.config.start}-s{run.config.seed}" if run.config.start else None
-        try:
-            record = train(
-                run.config,
-                output / run.folder,
-                start,
-                request.device,
-                tensorboard=request.tensorboard,
-                name=f"train {run.study}/{run.folder}",
-            )
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"interrupted; the same command goes on in {output / run.folder}") from None
-        if request.records and int(os.environ.get("RANK", 0)) == 0:
-            record.save(Path(request.records) / run.study / f"{run.folder}.json")
-        metrics = ", ".join(f"{name} {value:.6g}" for name, value in record.metrics.items())
-        print(f"{run.study} {run.folder}: {metrics}")
+    first = int(os.environ.get("RANK", 0)) == 0  # of the processes of torchrun
+    with epochs_bar(sum(run.config.epochs for run in found), first) as bar:
+        for run in found:
+            output = Path(request.output) / run.study
+            start = output / f"{run.config.start}-s{run.config.seed}" if run.config.start else None
+            name = f"train {run.study}/{run.folder}"
+            try:
+                record = train(run.config, output / run.folder, start, request.device, bar, request.tensorboard, name)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(f"interrupted; the same command goes on in {output / run.folder}") from None
+            if request.records and first:
+                record.save(Path(request.records) / run.study / f"{run.folder}.json")
+            metrics = ", ".join(f"{name} {value:.6g}" for name, value in record.metrics.items())
+            bar.write(f"{run.study} {run.folder}: {metrics}")  # above the bar

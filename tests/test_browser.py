@@ -177,6 +177,7 @@ def broken(links: list[str], site: str) -> list[str]:
     found = []
     for link in links:
         address, anchor = urldefrag(link)
+        anchor = "" if "=" in anchor else anchor  # a question to the page Explore
         if not address.startswith(site):
             continue
         file = HTML / unquote(urlsplit(address).path).lstrip("/")

@@ -1,5 +1,6 @@
 """The epim command: exit codes, sentences, and what a run leaves behind."""
 
+import contextlib
 import csv
 import dataclasses
 import errno
@@ -153,7 +154,7 @@ def test_a_wrong_request_is_one_sentence_and_starts_no_kernel(project, capsys, n
         "compare one", "compare", "verify", "verify --output", "runs --csv=yes", "runs --nope", "train",
         "train a.yaml --seed one", "train a.yaml --seed 1.5",
         "train a.yaml --threads", "--nope", "list now", "data --nope", "show mapping --profile quick", "-p a=b",
-        "%s{x}",
+        "%s{x}", "sweep mapping -j two",
     ],
 )  # fmt: skip
 def test_a_malformed_command_line_is_one_sentence(project, capsys, command):
@@ -221,6 +222,19 @@ HOSTILE = [
     ("data", "../x"),
     ("data", LONG),
     ("data", "a\0b"),
+    ("sweep", "a\0b"),
+    ("sweep", "a\0b.yaml"),
+    ("sweep", LONG),
+    ("sweep", "deep.yaml"),
+    ("sweep", "aliases.yaml"),
+    ("sweep", "tag.yaml"),
+    ("sweep", "mapping", "-p", "rows=" + "64," * 10_001 + "64"),
+    ("sweep", "mapping", "-p", f"rows={LONG}"),
+    ("sweep", "mapping", "-p", "bits=" + ";" * 10_001),
+    ("sweep", "mapping", "--where", LONG),
+    ("sweep", "mapping", "--where", "rows>1" + " and rows>1" * 100_000 + " x"),
+    ("sweep", "mapping", "--output", "a\0b"),
+    ("sweep", "mapping", "-j", "9" * 5000),
     ("train", "a\0b"),
     ("train", LONG),
     ("train", "notebooks"),
@@ -504,7 +518,7 @@ def test_verify_repeats_a_record_and_names_the_metric_that_was_altered(project, 
     assert err == (
         "1 records of trainings are left out: epim train repeats them.\n"
         "epim: 2 of what 1 records say does not hold: altered.json: tiny_double was 129 and is 128; "
-        "altered.json: lost was 1 and is None\n"
+        "altered.json: lost was 1 and is no longer reported\n"
     )
 
 
@@ -565,6 +579,44 @@ def test_a_signal_to_the_process_alone_ends_the_run_and_its_kernel(project, name
     assert {path.name for path in folder.iterdir()} <= {"05_long.partial.ipynb", "kernel.log"}
     with pytest.raises(ProcessLookupError):
         os.kill(int(started.read_text()), 0)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals")
+def test_one_bar_for_all_runs_of_a_file_and_none_without_a_terminal(project):
+    (project / "a.yaml").write_text(
+        "study: a\nseeds: [0, 1]\nruns: {b: {}}\n"
+        "base: {data: digits, model: resnet9, model_options: {width: 2}, epochs: 2}\n"
+    )
+
+    def train(*seed: str) -> str:
+        import pty
+        import termios
+
+        reader, writer = pty.openpty()
+        termios.tcsetwinsize(writer, (40, 100))
+        command = [*EPIM, "train", "a.yaml", "--output", "out", *seed]
+        done = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=writer)
+        os.close(writer)
+        shown = b""
+        with contextlib.suppress(OSError):  # Linux: the other end is closed
+            while part := os.read(reader, 4096):
+                shown += part
+        os.close(reader)
+        assert done.wait(60) == 0
+        assert len(done.stdout.read().splitlines()) == (1 if seed else 2)
+        done.stdout.close()
+        return shown.decode()
+
+    first = train("--seed", "1")
+    assert "b-s1: 100%" in first
+    assert {total for _, total in re.findall(r"([\d.]+)/(\d+) epochs", first)} == {"2"}
+    both = re.findall(r"([\d.]+)/(\d+) epochs", train())
+    assert {total for _, total in both} == {"4"}
+    assert [float(n) for n, _ in both] == sorted(float(n) for n, _ in both)
+    assert both[-1] == ("4.0", "4")
+    silent = subprocess.run([*EPIM, "train", "a.yaml", "--output", "out"], capture_output=True, text=True, check=True)
+    assert "epochs" not in silent.stderr
+    assert len(silent.stdout.splitlines()) == 2
 
 
 @pytest.mark.skipif(os.name == "nt", reason="on Windows a signal ends a process at once")

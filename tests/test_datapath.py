@@ -45,6 +45,10 @@ def hardware(**values):
     return Hardware.preset("default").replace({short[name]: value for name, value in values.items()})
 
 
+LEVELS = {"none": [1], "sign": [-1, 1], "power": [-8, -4, -2, -1, 1, 2, 4, 8], "free": range(-127, 128)}
+"""Integers that a round coefficient may be."""
+
+
 @st.composite
 def accelerators(draw, window, **fixed):
     """Any small hardware on whose crossbars a channel of ``window`` rows fits."""
@@ -64,20 +68,21 @@ def accelerators(draw, window, **fixed):
 
 
 @st.composite
-def cases(draw, epitomes=True, **fixed):
+def cases(draw, epitomes=True, kinds=tuple(LEVELS), **fixed):
     """A layer, its plan (None if dense), integers for it and a feature map, and hardware to run it on."""
     kind = draw(st.sampled_from(["conv", "conv", "conv", "linear"]))
     kernel = (1, 1) if kind == "linear" else draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
     c_out, c_in, groups = draw(st.integers(1, 9)), draw(st.integers(1, 7)), 1
     plan = None
-    if epitomes and draw(st.booleans()):
+    if epitomes and ("none" not in kinds or draw(st.booleans())):
         e_out, e_in = draw(st.integers(1, c_out)), draw(st.integers(1, c_in))
         window = [k + draw(st.integers(0, 2)) for k in kernel]
         if e_out * e_in * math.prod(window) > c_out * c_in * math.prod(kernel):
             window = kernel
         block = draw(st.integers(1, e_out)), draw(st.integers(1, e_in))
         wrap = draw(st.integers(1, -(-c_out // block[0])))
-        plan = EpitomeSpec(c_out, c_in, kernel, (e_out, e_in, *window), block, wrap).plan()
+        kind_of = draw(st.sampled_from(kinds))
+        plan = EpitomeSpec(c_out, c_in, kernel, (e_out, e_in, *window), block, wrap, kind_of).plan()
     elif kind == "conv":
         groups = draw(st.integers(1, 5))
     shape = plan.spec.epitome if plan else (c_out * groups, c_in, *kernel)
@@ -101,9 +106,17 @@ def cases(draw, epitomes=True, **fixed):
     return layer, plan, weight, images, machine, bits, activation_bits, signed
 
 
+def coefficients_of(plan):
+    """Some coefficients of a plan's kind, as integers by output channel and input block; ones if it has none."""
+    shape = (plan.spec.out_channels, plan.spec.grid[1])
+    return np.random.default_rng(list(shape)).choice(LEVELS[plan.spec.coefficients], shape)
+
+
 def program_of(case, **options):
     layer, plan, weight, _, machine, bits, activation_bits, signed = case
     geometry = {name: getattr(layer, name) for name in ("kind", "stride", "padding", "dilation", "groups")}
+    if plan and plan.spec.coefficients != "none":
+        geometry["coefficients"] = torch.from_numpy(coefficients_of(plan))
     return compile(
         plan, torch.from_numpy(weight), machine, bits, activation_bits, signed=signed, **(geometry | options)
     )
@@ -134,12 +147,28 @@ def convolution(images, weight, layer):
 
 
 def logical(case):
-    return case[2].reshape(-1)[case[1].index] if case[1] else case[2]
+    plan = case[1]
+    if plan is None:
+        return case[2]
+    weight, coefficients = case[2].reshape(-1)[plan.index], coefficients_of(plan)
+    for channel in range(plan.spec.in_channels):
+        weight[:, channel] *= coefficients[:, channel // plan.spec.block[1], None, None]
+    return weight
 
 
-@given(cases())
+@given(cases(kinds=("none",)))
 @settings(max_examples=500)
 def test_any_layer_is_exact_and_takes_the_events_of_the_closed_form(case):
+    exact_with_the_events_of_the_closed_form(case)
+
+
+@given(cases(kinds=("sign", "power", "free")))
+@settings(max_examples=500)
+def test_any_layer_with_round_coefficients_is_exact_and_takes_the_events_of_the_closed_form(case):
+    exact_with_the_events_of_the_closed_form(case)
+
+
+def exact_with_the_events_of_the_closed_form(case):
     layer, plan, _, images, machine, bits, activation_bits, signed = case
     program = program_of(case)
     expected = convolution(images, logical(case), layer)
@@ -151,7 +180,7 @@ def test_any_layer_is_exact_and_takes_the_events_of_the_closed_form(case):
 
 
 def reads_by_hand(case):
-    """For every computed block: its output channels, and its driven rows by row block and row group.
+    """For every block: its output channels, its driven rows by row block and row group, and its coefficients.
 
     A row is ``(input channel, u, v, weights of its columns)``.
     """
@@ -160,7 +189,8 @@ def reads_by_hand(case):
     _, _, e_h, e_w = plan.spec.epitome
     crossbar, area = machine.crossbar, e_h * e_w
     usable = crossbar.rows // area * area if crossbar.packing == "channel" else crossbar.rows
-    for patch in plan.patches:
+    coefficients = coefficients_of(plan)
+    for block, patch in enumerate(plan.patches):
         a, b, y, x = patch.offset
         reads = {}
         for number, channel in enumerate(patch.inp):
@@ -170,7 +200,7 @@ def reads_by_hand(case):
                     key = row // usable, row % usable // machine.dac.per_crossbar
                     columns = weight[a : a + len(patch.out), b + number, y + u, x + v]
                     reads.setdefault(key, []).append((channel, u, v, columns))
-        yield patch.out, reads
+        yield patch.out, reads, coefficients[list(patch.out), block % plan.spec.grid[1]]
 
 
 def datapath_by_hand(case, step, codes):
@@ -186,7 +216,7 @@ def datapath_by_hand(case, step, codes):
     if signed:
         cycles.append((activation_bits - 1, 1, -(2 ** (activation_bits - 1))))
     output = np.zeros((layer.out_channels, *layer.out_size))
-    for outputs, reads in reads_by_hand(case):
+    for outputs, reads, factors in reads_by_hand(case):
         for p, q in np.ndindex(*layer.out_size):
             for rows in reads.values():
                 x = []
@@ -205,9 +235,9 @@ def datapath_by_hand(case, step, codes):
                             level = (w + 2 ** (bits - 1)) // 2**first % 2**cell
                         current = (drive @ level).astype(np.float32)
                         code = np.clip(np.round(current / np.float32(step)), *codes).astype(float)
-                        output[outputs.start : outputs.stop, p, q] += worth * 2**first * step * code
+                        output[outputs.start : outputs.stop, p, q] += factors * worth * 2**first * step * code
                 if polarity == 1:
-                    output[outputs.start : outputs.stop, p, q] -= 2 ** (bits - 1) * x.sum()
+                    output[outputs.start : outputs.stop, p, q] -= factors * 2 ** (bits - 1) * x.sum()
     return output
 
 

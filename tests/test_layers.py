@@ -13,12 +13,10 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.utils import parametrize
 
 from epimlib import Design, EpitomeSpec
-from epimlib._torchvision import ensure_torchvision
 from epimlib.epitome.layers import EpitomeConv2d, EpitomeLinear, epitomize
 from epimlib.epitome.trace import trace
 
-ensure_torchvision()
-import timm  # noqa: E402
+import timm
 
 MODELS = [
     "resnet18",

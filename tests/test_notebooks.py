@@ -1,11 +1,10 @@
-"""The committed notebooks, the script that refreshes their outputs, and the page of their parameters."""
+"""The committed notebooks, and the script that refreshes their outputs."""
 
 import ast
 import importlib.util
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -13,7 +12,7 @@ from nbformat import v4
 
 from epimlib.lab.notebooks import Notebook
 from epimlib.lab.parameters import resolve
-from tests.test_runs import CELL, write
+from tests.test_runs import write
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("[0-9]*.ipynb"))
@@ -28,7 +27,6 @@ def load(path: str):
 
 
 refresh = load("notebooks/refresh.py")
-parameters = load("book/_ext/parameters.py")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -92,26 +90,3 @@ class TestRefresh:
         text = refresh.text(refresh.strip(notebook))
         assert "7" not in text.replace(cell.id, "")
         assert "papermill" not in text
-
-
-class TestParametersPage:
-    def test_a_section_is_written_from_the_parameters_cell(self, tmp_path):
-        section = parameters.section(Notebook.load(write(tmp_path / "notebooks" / "03_tiny.ipynb")))
-        assert section.startswith("\n(parameters-03_tiny)=\n## A tiny notebook\n\nChapter {doc}`/notebooks/03_tiny`.")
-        assert "epim run 03_tiny -p rows=1024\n" in section
-        lines = section.splitlines()
-        row = "| `rows` | int | `1024` | `2048` | 16 to 8192 | word lines | word lines, the rows of an epitome |"
-        assert row in lines
-        assert "| `bits` | list[int] | `3,5` |  | 1 or 2 or 3 or 5 | bit | bits of a weight |" in lines
-        assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
-
-    def test_only_the_notebooks_of_the_book_are_listed(self, tmp_path):
-        write(tmp_path / "notebooks" / "01_first.ipynb")
-        write(tmp_path / "notebooks" / "02_draft.ipynb", cell=CELL)
-        app = SimpleNamespace(srcdir=tmp_path, env=SimpleNamespace(found_docs={"notebooks/01_first"}))
-        page, other = ["# Title\n"], ["# Other\n"]
-        parameters.append_sections(app, "book/parameters", page)
-        parameters.append_sections(app, "book/other", other)
-        assert "01_first" in page[0]
-        assert "02_draft" not in page[0]
-        assert other == ["# Other\n"]

@@ -327,9 +327,6 @@ class TestMasks:
         torch.testing.assert_close(other.eval()(IMAGES), masked.eval()(IMAGES), rtol=0, atol=0)
 
     def test_an_average_of_weights_keeps_the_zeros(self, masked):
-        from epimlib._torchvision import ensure_torchvision
-
-        ensure_torchvision()
         from timm.utils import ModelEmaV3
 
         average = ModelEmaV3(masked, decay=0.5)

@@ -709,9 +709,6 @@ class TestLikeAnyModule:
             dist.destroy_process_group()
 
     def test_the_average_of_models_that_timm_keeps(self, model):
-        from epimlib._torchvision import ensure_torchvision
-
-        ensure_torchvision()
         from timm.utils import ModelEmaV3
 
         average = ModelEmaV3(model, decay=0.5)
@@ -720,9 +717,6 @@ class TestLikeAnyModule:
             torch.testing.assert_close(average.module(IMAGES), model(IMAGES), rtol=1e-4, atol=1e-4)
 
     def test_timm_spares_the_learned_steps_from_weight_decay(self):
-        from epimlib._torchvision import ensure_torchvision
-
-        ensure_torchvision()
         from timm.optim import param_groups_weight_decay
 
         model = quantize(network(), QuantConfig(bits=3, learned=True))

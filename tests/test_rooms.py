@@ -15,8 +15,9 @@ BELOW = {
     "datapath": {"epitome", "pim", "quant"},
     "search": {"epitome", "pim", "quant"},
     "rivals": {"epitome", "pim", "quant", "search"},
-    "lab": {"epitome", "pim", "quant", "datapath", "search", "rivals"},
-    "train": {"epitome", "pim", "quant", "datapath", "search", "rivals", "lab"},
+    "related": {"epitome", "pim", "quant", "datapath", "search", "rivals"},
+    "lab": {"epitome", "pim", "quant", "datapath", "search", "rivals", "related"},
+    "train": {"epitome", "pim", "quant", "datapath", "search", "rivals", "related", "lab"},
 }
 """The rooms that each room may import. ``_checks`` and ``_torchvision`` are below all, ``cli`` is above."""
 SHARED = {"_checks", "_torchvision"}

@@ -1,5 +1,6 @@
 """The step view, read back: one picture per round that shows what the datapath does."""
 
+import dataclasses
 import re
 import xml.etree.ElementTree as ET
 
@@ -56,6 +57,32 @@ def test_every_round_colours_what_it_touches_and_the_last_shows_the_output(polar
     held = [text.text for text in view[-1][-1] if text.get("x") == "114"]
     assert held == [str(value) for value in output]
     assert "then hold " + ", ".join(map(str, output[8:])) in view[-1].get("aria-label")
+
+
+def test_with_coefficients_every_block_that_shares_the_sums_is_coloured_and_says_by_what_they_are_weighed():
+    spec = dataclasses.replace(SPEC, coefficients="sign")
+    hardware = Hardware.preset("default").replace(SMALL | {"adc.bits": 8})
+    draw = torch.Generator().manual_seed(1)
+    epitome = torch.randint(-7, 8, spec.epitome, generator=draw)
+    image = torch.randint(0, 16, (4, 6, 6), generator=draw)
+    signs = 2 * torch.randint(0, 2, (12, 2), generator=draw) - 1
+    program = compile(spec.plan(), epitome, hardware, 4, 4, padding=1, coefficients=signs)
+    view = pictures(step_view(program, image, (0, 3)))
+    assert [len(cells({2: picture[-1]}, 2, GREEN)) for picture in view] == [8, 8, 4, 4]
+    assert [len(cells({2: picture[-1]}, 2, YELLOW)) for picture in view] == [0] * 4
+    output = run(program, image).output[:, 0, 3].long().tolist()
+    assert [text.text for text in view[-1][-1] if text.get("x") == "114"] == [str(value) for value in output]
+    for number, picture in enumerate(view):
+        sums = [
+            int(text)
+            for text in re.search(r"give the sums ([-\d, ]+), weighed", picture.get("aria-label"))[1].split(", ")
+        ]
+        first = 0 if number < 2 else 8
+        channels = range(8) if number < 2 else range(8, 12)
+        wanted = [f"{signs[c, number % 2]} × {sums[(c - first) % 4]}" for c in channels]
+        assert [text.text.removeprefix("+") for text in picture[-1] if text.get("x") == "126"] == wanted
+    assert f"coefficients {', '.join(map(str, signs[4:8, 1].tolist()))}, then hold" in view[1].get("aria-label")
+    assert "and to channels 4 to 7" in texts(view[0])
 
 
 def test_every_choice_has_a_label_and_only_the_first_is_chosen():

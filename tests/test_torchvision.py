@@ -1,4 +1,4 @@
-"""timm and torchvision import beside any build of torch."""
+"""timm and torchvision import beside any build of torch, after a module of epimlib that needs torch."""
 
 import subprocess
 import sys
@@ -7,29 +7,39 @@ import pytest
 
 PROGRAM = """
 import sys
-from epimlib._torchvision import ensure_torchvision
-assert "torch" not in sys.modules
-ensure_torchvision()
-first = sys.modules["torchvision"]
-ensure_torchvision()
-assert sys.modules["torchvision"] is first, "the second call must change nothing"
+import epimlib.epitome.{module}
+assert "torchvision" not in sys.modules, "what many need and few use takes seconds"
 import timm, torch, torchvision
 assert timm.create_model("resnet18").eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 1000)
 assert torchvision.transforms.functional.center_crop(torch.zeros(3, 8, 8), [4, 4]).shape == (3, 4, 4)
 """
+COMPILED = """
+import importlib.machinery, importlib.util, sys, torch
+folder = sys.argv[1]
+importlib.util.find_spec = lambda name: importlib.machinery.PathFinder.find_spec(name, [folder])
+torch.ops.load_library = lambda path: print("loaded", path)
+import epimlib.epitome.layers
+import epimlib.epitome.trace
+assert not hasattr(torch.ops.torchvision, "nms")
+"""
 
 
-def test_timm_imports_after_the_torchvision_check():
-    result = subprocess.run([sys.executable, "-W", "error", "-c", PROGRAM], capture_output=True, text=True)
+def run(program: str, *arguments: object) -> str:
+    command = [sys.executable, "-W", "error", "-c", program, *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
-def test_another_failure_of_torchvision_is_not_hidden(tmp_path, monkeypatch):
-    from epimlib._torchvision import ensure_torchvision
+@pytest.mark.parametrize("module", ["layers", "trace"])
+def test_timm_imports_after_epimlib(module):
+    run(PROGRAM.format(module=module))
 
-    (tmp_path / "torchvision.py").write_text("raise RuntimeError('no disk')")
-    monkeypatch.syspath_prepend(tmp_path)
-    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-        monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(RuntimeError, match="no disk"):
-        ensure_torchvision()
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere torchvision is compiled for PyPI's torch")
+def test_operators_that_load_are_not_declared(tmp_path):
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").touch()
+    compiled = tmp_path / "torchvision" / "_C.so"
+    compiled.touch()
+    assert run(COMPILED, tmp_path).split() == ["loaded", str(compiled)]

@@ -13,7 +13,8 @@ from epimlib.datapath.layout import Layout, Read
 from epimlib.datapath.program import Program
 from epimlib.datapath.rounds import checked_images, column_sums, input_windows, packed_cells
 from epimlib.datapath.whole import check_whole
-from epimlib.epitome.plan import EpitomeSpec, Plan
+from epimlib.epitome.coefficients import COEFFICIENT_STEPS, nearest_coefficients, weights_of
+from epimlib.epitome.plan import COEFFICIENT_MOST, EpitomeSpec, Plan
 from epimlib.epitome.workload import Layer
 from epimlib.pim.hardware import Hardware, check_hardware
 from epimlib.pim.mapping import bit_slices
@@ -35,6 +36,7 @@ def compile(
     dilation: int | tuple[int, int] = 1,
     groups: int = 1,
     scale: float | Tensor = 1.0,
+    coefficients: Tensor | None = None,
     adc_range: str = "lossless",
     calibration: Tensor | None = None,
     errors: NonIdealities | None = None,
@@ -55,6 +57,9 @@ def compile(
         stride, padding, dilation, groups: as in ``nn.Conv2d``; padding is with zeros.
         scale: value of one weight step: a number, or a tensor that broadcasts to ``(row blocks, columns)`` of
             the layer's matrix. ``(columns,)`` is a scale per column; a scale per crossbar varies in both.
+        coefficients: integers ``(C_out, n_in)`` of a plan with round coefficients: signs 1 or -1, powers of two from
+            1 to 8 and their negatives, or free ones from -127 to 127. What one step of them is worth belongs to
+            ``scale``.
         adc_range: ``"lossless"``, ``"max"`` or ``"calibrated"``; see `epimlib.datapath.analog.ADC_RANGES`.
         calibration: the feature map from which ``"calibrated"`` finds the ADC steps.
         errors: non-idealities of the devices; None is ideal.
@@ -62,10 +67,10 @@ def compile(
         name: of the layer, for messages.
 
     Raises:
-        TypeError: if the weight is no tensor, or the hardware something else, such as a preset's name.
+        TypeError: if the weight or the coefficients are no tensor, or the hardware something else, such as a name.
         ValueError: if the weight has another shape than the plan's epitome, is not whole or is beyond
-            ``bits``; if a crossbar is smaller than one channel's window (channel packing), or the ADC has no
-            code above zero; if another argument is out of range.
+            ``bits``; if coefficients are missing or not the plan's; if a crossbar is smaller than one channel's
+            window (channel packing), or the ADC has no code above zero; if another argument is out of range.
     """
     if not isinstance(weight, Tensor):
         raise TypeError(f"weight must be a tensor, got {type(weight).__name__}")
@@ -80,6 +85,7 @@ def compile(
     positive("activation_bits", activation_bits, 1 + signed, maximum=16)
     if one_of("adc_range", adc_range, analog.ADC_RANGES) == "calibrated" and calibration is None:
         raise ValueError("calibration must be a feature map when adc_range is 'calibrated', got None")
+    coefficients = _coefficients(coefficients, plan)
     crossbar = check_hardware(hardware).crossbar
     slices = bit_slices(bits, crossbar)
     step = analog.adc_step(adc_range, hardware)
@@ -111,6 +117,8 @@ def compile(
         index = torch.from_numpy(plan.index)
         weight = weight.reshape(-1)[index]
         weight_scale = weight_scale.reshape(-1)[index] if scale.ndim else scale
+    if coefficients is not None:
+        weight = weight * torch.from_numpy(weights_of(coefficients.long().numpy(), plan))
 
     program = Program(
         layer=layer,
@@ -125,11 +133,33 @@ def compile(
         weight=weight,
         weight_scale=weight_scale,
         scale=scale,
+        coefficients=coefficients,
         conductance=conductance,
         adc_step=torch.full((slices,), step, dtype=torch.float64),
         adc_error=analog.adc_errors(adcs, errors, generator),
     )
     return _calibrate(program, calibration) if adc_range == "calibrated" else program
+
+
+def _coefficients(coefficients: Tensor | None, plan: Plan | None) -> Tensor | None:
+    """Return round coefficients in float64 if they are what the plan asks for."""
+    kind = plan.spec.coefficients if plan else "none"
+    if (coefficients is None) != (kind == "none"):
+        raise ValueError(f"coefficients must be given for a plan with some, and for no other: the plan's are {kind!r}")
+    if coefficients is None:
+        return None
+    if not isinstance(coefficients, Tensor):
+        raise TypeError(f"coefficients must be a tensor, got {type(coefficients).__name__}")
+    shape = (plan.spec.out_channels, plan.spec.grid[1])
+    if tuple(coefficients.shape) != shape:
+        raise ValueError(f"coefficients must have shape (C_out, n_in) = {shape}, got {tuple(coefficients.shape)}")
+    most = COEFFICIENT_MOST[kind]
+    values = check_whole("coefficients", coefficients.detach().cpu(), -most, most, repr(kind)).double()
+    step = COEFFICIENT_STEPS.get(kind, 1.0)
+    if not torch.equal(nearest_coefficients(values * step, kind) / step, values):
+        allowed = "signs, -1 or 1" if kind == "sign" else "powers of two or their negatives"
+        raise ValueError(f"coefficients of the kind {kind!r} must be {allowed}")
+    return values
 
 
 def _scale(scale: float | Tensor, layout: Layout) -> Tensor:

@@ -10,7 +10,15 @@ from torch import Tensor
 
 from epimlib.datapath import analog
 from epimlib.datapath.program import Program
-from epimlib.datapath.rounds import checked_images, column_sums, input_windows, out_size, packed_cells, round_events
+from epimlib.datapath.rounds import (
+    checked_images,
+    column_sums,
+    input_windows,
+    join,
+    out_size,
+    packed_cells,
+    round_events,
+)
 from epimlib.pim.events import Events, layer_events
 
 # Currents computed at once: few enough to stay in the processor's cache.
@@ -92,15 +100,12 @@ def _execute(program: Program, images: Tensor, noise: torch.Generator) -> tuple[
             chunk = max(1, _CHUNK // (program.cycle_values.numel() * widest))
             for first in range(0, len(windows), chunk):
                 sums = column_sums(program, round, cells, windows[first : first + chunk], noise)
-                results = output[first : first + chunk, round.outputs]
-                if round.extends:
-                    results += sums
-                else:
-                    results.copy_(sums)
+                join(program, round, sums, output[first : first + chunk])
             events += len(windows) * round_events(program, round)
             events += Events(input_reads=len(part) * taps * (fetched // size))
         for source, copy, channels in tables.copies.tolist() if tables else []:
-            output[:, copy : copy + channels] = output[:, source : source + channels]
+            if program.coefficients is None:  # else it has its own results
+                output[:, copy : copy + channels] = output[:, source : source + channels]
             events += len(windows) * Events(copies=channels, output_writes=channels)
         events += Events(table_bits=len(windows) * tables.bits if tables else 0)
         outputs.append(output.reshape(len(part), height * width, -1).transpose(1, 2))

@@ -48,6 +48,10 @@ class Round(NamedTuple):
     """Output channels that receive the sums."""
     extends: bool
     """Whether the sums extend a partial sum."""
+    receivers: tuple[slice, ...]
+    """``outputs``; with coefficients also the output channels of the blocks that share the sums."""
+    input_block: int
+    """Which has coefficients of its own."""
     reads: tuple[Read, ...]
     steps: int
     """Reads one after the other, times columns that share an ADC, on the crossbar that takes longest."""
@@ -89,8 +93,11 @@ class Layout:
         """Return the rounds of the tables; without any, the single round of a grouped convolution."""
         if tables is None:
             rows, cols = slice(0, self.groups * self.rows), slice(0, self.groups * self.cols)
-            return (self._round(rows, np.arange(rows.stop), cols, cols, False),)
+            return (self._round(rows, np.arange(rows.stop), cols, cols, False, (cols,), 0),)
         taps = math.prod(tables.spec.kernel_size)
+        sharing: dict[int, list[slice]] = {}
+        for source, copy, channels in tables.copies.tolist() if tables.spec.weighed else []:
+            sharing.setdefault(source, []).append(slice(copy, copy + channels))
         entries = zip(tables.ifat.tolist(), tables.ofat.tolist(), strict=True)
         return tuple(
             self._round(
@@ -99,11 +106,22 @@ class Layout:
                 slice(column, column + outputs),
                 slice(output, output + outputs),
                 bool(extends),
+                (slice(output, output + outputs), *sharing.get(output, [])),
+                channel // tables.spec.block[1],
             )
             for number, ((channel, channels), (column, output, outputs, extends)) in enumerate(entries)
         )
 
-    def _round(self, inputs: slice, lines: np.ndarray, columns: slice, outputs: slice, extends: bool) -> Round:
+    def _round(
+        self,
+        inputs: slice,
+        lines: np.ndarray,
+        columns: slice,
+        outputs: slice,
+        extends: bool,
+        receivers: tuple[slice, ...],
+        input_block: int,
+    ) -> Round:
         packing = self.packing
         array, row = np.divmod(lines, packing.together * self.rows)
         block, place = array * packing.row_blocks + row // packing.usable, row % packing.usable
@@ -134,4 +152,4 @@ class Layout:
             )
             taken = math.ceil(int(columns_of.max()) / self.adcs[1])
             steps[int(block[first])] = steps.get(int(block[first]), 0) + taken
-        return Round(inputs, outputs, extends, tuple(reads), max(steps.values()))
+        return Round(inputs, outputs, extends, receivers, input_block, tuple(reads), max(steps.values()))

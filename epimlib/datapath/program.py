@@ -24,6 +24,7 @@ from epimlib.datapath import analog
 from epimlib.datapath.analog import NonIdealities
 from epimlib.datapath.layout import Layout, Read, Round
 from epimlib.datapath.whole import EXACT, exact_float32
+from epimlib.epitome.plan import COEFFICIENT_MOST
 from epimlib.epitome.workload import Layer
 from epimlib.pim.hardware import Hardware
 from epimlib.pim.tables import Tables
@@ -51,6 +52,8 @@ class Program:
     """Value of one step of each, float64: a number, or of the weight's shape."""
     scale: Tensor
     """The same by ``(row blocks, columns)`` of the layer's matrix."""
+    coefficients: Tensor | None
+    """Integers by which the joint module weighs column sums, float64 ``(C_out, n_in)``; None: as they are."""
     conductance: Tensor
     """Of every cell, in levels, float32: ``(polarity, slices, rows, columns of one group)``."""
     adc_step: Tensor
@@ -117,7 +120,8 @@ class Program:
         """What no sum of products can exceed, in weight steps, whatever the input."""
         largest = max(map(abs, input_limits(self.activation_bits, self.signed)))
         if self.hardware.crossbar.polarity == 1:  # the sums of stored weights, before the offset is subtracted
-            return math.prod(self.weight.shape[1:]) * largest << self.bits
+            kind = self.tables.spec.coefficients if self.tables else "none"
+            return math.prod(self.weight.shape[1:]) * largest * COEFFICIENT_MOST[kind] << self.bits
         return int(self.weight.double().abs().sum((1, 2, 3)).max()) * largest
 
     @cached_property

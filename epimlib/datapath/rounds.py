@@ -14,6 +14,7 @@ from epimlib.datapath import analog
 from epimlib.datapath.layout import Read, Round
 from epimlib.datapath.program import Program
 from epimlib.datapath.whole import Packed, check_whole, exact_float32, pack, unpack
+from epimlib.epitome.plan import COEFFICIENT_SHIFTS
 from epimlib.epitome.workload import Layer
 from epimlib.pim.events import Events
 from epimlib.quant.grid import input_limits
@@ -102,17 +103,40 @@ def column_sums(
     return total
 
 
+def join(program: Program, round: Round, sums: Tensor, results: Tensor) -> None:
+    """Let the joint module add the column sums of one round to the partial sums of all that receive them.
+
+    Args:
+        program: of `compile`.
+        round: of the program.
+        sums: ``(N, columns)``, of `column_sums`.
+        results: ``(N, C_out)``, changed in place; what a first round finds there is overwritten.
+    """
+    for outputs in round.receivers:
+        own = sums[:, : outputs.stop - outputs.start]
+        if program.coefficients is not None:
+            own = own * program.coefficients[outputs, round.input_block]
+        if round.extends:
+            results[:, outputs] += own
+        else:
+            results[:, outputs] = own
+
+
 def round_events(program: Program, round: Round) -> Events:
     """Return what one round takes at one output position, without what it fetches from the input buffer."""
     layout, (polarity, slices) = program.layout, program.conductance.shape[:2]
     cycles, outputs = program.cycle_values.numel(), round.outputs.stop - round.outputs.start
+    kind = program.tables.spec.coefficients if program.tables else "none"
+    received = sum(channels.stop - channels.start for channels in round.receivers)
     events = Events(
         rounds=1,
         steps=cycles * round.steps,
         offset_adds=outputs * (polarity == 1),
-        joins=outputs * round.extends,
+        joins=received * round.extends,
         output_reads=outputs * round.extends,
         output_writes=outputs,
+        negations=received * (kind != "none"),
+        shifts=received * COEFFICIENT_SHIFTS[kind],
     )
     for read in round.reads:
         lines, columns = len(read.lines), read.columns.stop - read.columns.start

@@ -22,7 +22,7 @@ from epimlib.epitome.trace import evaluating
 from epimlib.pim.events import Events
 from epimlib.pim.hardware import Hardware, check_hardware
 from epimlib.quant.grid import QuantizedLayer, input_limits
-from epimlib.quant.quantize import LAYERS, weight_name
+from epimlib.quant.quantize import LAYERS, integer_coefficients, weight_name
 
 
 class Simulation(NamedTuple):
@@ -105,7 +105,8 @@ def quantize_max(
         scale = weight.abs().max().item() / ((1 << (positive("bits", bits[name], 2) - 1)) - 1) or 1.0
         input_scale = most / input_limits(activation_bits, signed)[1] or 1.0
         integer = (weight.double() / scale).round()
-        quantized[name] = QuantizedLayer(integer, scale, bits[name], input_scale, activation_bits, signed)
+        own = (integer, scale, bits[name], input_scale, activation_bits, signed)
+        quantized[name] = QuantizedLayer(*own, **integer_coefficients(module))
     return quantized
 
 
@@ -217,7 +218,8 @@ def compile_layer(name: str, module: nn.Module, layer: QuantizedLayer, hardware:
         layer.input_bits,
         signed=layer.signed,
         kind="conv" if convolution else "linear",
-        scale=layer.scale,
+        scale=layer.scale * layer.coefficient_scale,
+        coefficients=layer.coefficients,
         name=name or type(module).__name__,  # a model may be a single layer
         **options,
     )

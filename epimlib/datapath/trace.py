@@ -10,7 +10,7 @@ from torch import Tensor
 from epimlib._checks import integers
 from epimlib.datapath.layout import Read, Round
 from epimlib.datapath.program import Program
-from epimlib.datapath.rounds import checked_images, column_sums, input_windows, out_size, packed_cells
+from epimlib.datapath.rounds import checked_images, column_sums, input_windows, join, out_size, packed_cells
 from epimlib.epitome.workload import Layer
 
 
@@ -37,7 +37,8 @@ def trace_rounds(program: Program, feature_map: Tensor, position: tuple[int, int
         cycle, bit slice and column; ``outputs``, the output channels ``[first, end)`` that receive the
         ``sums``; ``extends``, whether the joint module adds them to a partial sum; ``results``, what the
         output buffer then holds for these channels; ``copies``, for results that are complete and reused:
-        ``[first output channel, first of the copy, channels]``.
+        ``[first output channel, first of the copy, channels]``. With coefficients there are no copies, but
+        ``shares``, for all blocks that receive the sums: ``[first output channel, coefficients, results]``.
 
     Raises:
         ValueError: as `run`, or if there is no such position or more than one image.
@@ -51,12 +52,13 @@ def trace_rounds(program: Program, feature_map: Tensor, position: tuple[int, int
         raise ValueError(f"position must lie within the output of {(height, width)}, got {position}")
     window = input_windows(program, images)[y * width + x]
     addresses = _addresses(layer, images, y, x)
-    copies = program.tables.copies.tolist() if program.tables else []
+    weighed = program.coefficients is not None
+    copies = program.tables.copies.tolist() if program.tables and not weighed else []
     noise = torch.Generator().manual_seed(0)
     results = torch.zeros(layer.out_channels, dtype=torch.float64)
     for number, round in enumerate(program.rounds):
         sums, codes = _observed(program, round, window, noise)
-        results[round.outputs] = sums + (results[round.outputs] if round.extends else 0)
+        join(program, round, sums[None], results[None])
         complete = number + 1 == len(program.rounds) or not program.rounds[number + 1].extends
         yield {
             "round": number,
@@ -78,7 +80,13 @@ def trace_rounds(program: Program, feature_map: Tensor, position: tuple[int, int
             "extends": round.extends,
             "results": _plain(results[round.outputs]),
             "copies": [copy for copy in copies if complete and copy[0] == round.outputs.start],
-        }
+        } | ({"shares": _shares(program, round, results)} if weighed else {})
+
+
+def _shares(program: Program, round: Round, results: Tensor) -> list[list]:
+    """Return by what the sums of a round are weighed for each block that receives them, and what it then holds."""
+    factors = program.coefficients[:, round.input_block]
+    return [[outputs.start, _plain(factors[outputs]), _plain(results[outputs])] for outputs in round.receivers]
 
 
 def _addresses(layer: Layer, images: Tensor, y: int, x: int) -> list[list[int] | None]:

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from epimlib._checks import keys, known_layers, positive
+from epimlib._checks import keys, known_layers, load, positive, write_json
 from epimlib.epitome.plan import EpitomeSpec, check_fit
 from epimlib.epitome.workload import Layer, Workload, check_workload
 
@@ -46,7 +47,13 @@ class Design(Mapping[str, EpitomeSpec]):
 
     @classmethod
     def uniform(
-        cls, workload: Workload, rows: int, cols: int, wrap: int | str = "full", family: str = "window"
+        cls,
+        workload: Workload,
+        rows: int,
+        cols: int,
+        wrap: int | str = "full",
+        family: str = "window",
+        coefficients: str = "none",
     ) -> "Design":
         """Return epitomes of at most ``rows x cols`` for every layer that they make smaller.
 
@@ -55,7 +62,7 @@ class Design(Mapping[str, EpitomeSpec]):
         """
         positive("rows", rows)
         layers = check_workload(workload).weighted
-        specs = {layer.name: uniform_spec(layer, rows, cols, wrap, family) for layer in layers}
+        specs = {layer.name: uniform_spec(layer, rows, cols, wrap, family, coefficients) for layer in layers}
         return cls({name: spec for name, spec in specs.items() if spec is not None})
 
     def check(self, workload: Workload) -> "Design":
@@ -83,14 +90,35 @@ class Design(Mapping[str, EpitomeSpec]):
             raise ValueError(f"layers of a design must be a mapping, got {type(layers).__name__}")
         return cls({name: EpitomeSpec.from_dict(spec) for name, spec in layers.items()})
 
+    @classmethod
+    def load(cls, path: str | Path) -> "Design":
+        """Return the design of a JSON file.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is truncated or not a design.
+        """
+        return load(path, "design", cls.from_dict)
+
+    def save(self, path: str | Path) -> None:
+        """Write the design as a JSON file, whole or not at all; ``load`` reads it."""
+        write_json(path, self.to_dict())
+
     def __str__(self) -> str:
-        lines = [f"{name}: E {spec.epitome}, wrap {spec.wrap}" for name, spec in self._layers.items()]
+        lines = [
+            f"{name}: E {spec.epitome}, wrap {spec.wrap}"
+            + (f", coefficients {spec.coefficients!r}" if spec.weighed else "")
+            for name, spec in self._layers.items()
+        ]
         return "\n".join(lines) or "every layer dense"
 
 
-def uniform_spec(layer: Layer, rows: int, cols: int, wrap: int | str, family: str) -> EpitomeSpec | None:
+def uniform_spec(
+    layer: Layer, rows: int, cols: int, wrap: int | str, family: str, coefficients: str = "none"
+) -> EpitomeSpec | None:
     """Return the epitome of one layer in a uniform design, or None where it stays dense."""
     if layer.groups != 1 or math.prod(k + (family == "window") for k in layer.kernel_size) > rows:
         return None
-    spec = EpitomeSpec.for_crossbars(layer.out_channels, layer.in_channels, layer.kernel_size, rows, cols, wrap, family)
+    *shape, _, _ = layer.weight_shape
+    spec = EpitomeSpec.for_crossbars(*shape, layer.kernel_size, rows, cols, wrap, family, coefficients)
     return spec if spec.compression > 1 else None

@@ -10,6 +10,12 @@ where the offset ``(a, b, y, x)`` belongs to block ``(o, i)``. The plan is the l
 pure function of the specification, and everybody who must know how ``W`` comes from ``E`` (the layer, the
 quantizer, the cost model, the datapath) reads it here.
 
+With *round coefficients* ``S``, one for each output channel and input block, the patch is weighed as it is copied::
+
+    W[o*B_out + j, i*B_in + l, u, v] = S[o*B_out + j, i] * E[a + j, b + l, y + u, x + v]
+
+The same partial sums then serve output blocks that differ. Coefficients are no part of the paper; they are ours.
+
 The paper's own rule is not available to us; this one is our reconstruction.
 """
 
@@ -22,6 +28,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from epimlib._checks import integers, keys, one_of, positive
+
+COEFFICIENTS = {
+    "none": "the joint module adds the partial sums of the rounds as they are",
+    "sign": "it adds or subtracts them: 1 or -1, one bit each",
+    "power": "it shifts them before: a sign and a power of two from 1/4 to 2, three bits each",
+    "free": "it multiplies them by any number; quantized, by integers of eight bits",
+}
+COEFFICIENT_BITS = {"none": 0, "sign": 1, "power": 3, "free": 8}
+"""Bits that a coefficient of each kind takes in the index tables, sign included."""
+COEFFICIENT_SHIFTS = {"none": 0, "sign": 0, "power": 1, "free": 7}
+"""Shifts that weighing one partial sum takes: one for each bit that multiplies it."""
+COEFFICIENT_MOST = {"none": 1, "sign": 1, "power": 8, "free": 127}
+"""Largest magnitude of a coefficient as an integer."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +57,8 @@ class EpitomeSpec:
             allows, ``(E_out, E_in)``.
         wrap: how many consecutive output blocks share one patch, ``1`` to ``n_out``; ``"full"`` is ``n_out``.
             Blocks that share a patch have equal outputs, which the datapath computes once and copies.
+        coefficients: what the joint module does to a partial sum before it adds it: ``"none"``, ``"sign"``,
+            ``"power"`` or ``"free"``; see `COEFFICIENTS`. Blocks that share a patch then share partial sums only.
 
     After construction ``kernel_size`` and ``block`` are pairs and ``wrap`` is an int.
 
@@ -56,6 +77,7 @@ class EpitomeSpec:
     epitome: tuple[int, int, int, int]
     block: tuple[int, int] | None = None
     wrap: int | str = 1
+    coefficients: str = "none"
 
     def __post_init__(self) -> None:
         def put(name: str, value: Any) -> None:
@@ -88,6 +110,7 @@ class EpitomeSpec:
         put("wrap", self.grid[0] if self.wrap == "full" else positive("wrap (if not 'full')", self.wrap))
         if self.wrap > self.grid[0]:
             raise ValueError(f"wrap must be at most {self.grid[0]}, the number of output blocks, got {self.wrap}")
+        one_of("coefficients", self.coefficients, COEFFICIENTS)
 
     @classmethod
     def dense(cls, out_channels: int, in_channels: int, kernel_size: int | tuple[int, int]) -> "EpitomeSpec":
@@ -105,6 +128,7 @@ class EpitomeSpec:
         cols: int,
         wrap: int | str = "full",
         family: str = "window",
+        coefficients: str = "none",
     ) -> "EpitomeSpec":
         """Return the largest epitome of at most ``rows`` word lines and ``cols`` logical columns.
 
@@ -119,6 +143,7 @@ class EpitomeSpec:
             family: ``"window"`` takes a window one larger than the kernel, so that patches differ by a spatial
                 shift; ``"channel"`` takes the kernel's own window and blocks of half the epitome's input
                 channels, so that patches differ by a channel offset.
+            coefficients: as in the class; the identity has none.
 
         Where such an epitome would not be smaller than the weight, the identity is returned. Where there are too
         few blocks to sample all of it (few input channels, much wrapping), the window shrinks to the kernel's.
@@ -128,6 +153,7 @@ class EpitomeSpec:
         """
         kernel = integers("kernel_size", kernel_size, 2)
         one_of("family", family, ["window", "channel"])
+        one_of("coefficients", coefficients, COEFFICIENTS)
         weight = (positive("out_channels", out_channels), positive("in_channels", in_channels), *kernel)
         e_out = min(out_channels, positive("cols", cols))
         n_out = math.ceil(out_channels / e_out)
@@ -148,7 +174,7 @@ class EpitomeSpec:
             covering = math.prod(math.ceil(e / p) for e, p in zip(epitome, (*block, *kernel), strict=True))
             if groups * (in_channels // block[1]) >= covering:
                 break  # else a part of the epitome would never be sampled: take a smaller window
-        return cls(out_channels, in_channels, kernel, epitome, block, wrap)
+        return cls(out_channels, in_channels, kernel, epitome, block, wrap, coefficients)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -175,15 +201,23 @@ class EpitomeSpec:
         """Elements of the weight over elements of the epitome, ``|W| / |E|``."""
         return math.prod(self.shape) / math.prod(self.epitome)
 
+    @property
+    def weighed(self) -> bool:
+        """Whether there are round coefficients."""
+        return self.coefficients != "none"
+
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data (lists and numbers) that ``from_dict`` reads."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+        """Return plain data (lists and numbers) that ``from_dict`` reads; coefficients only where there are some."""
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+        if not self.weighed:
+            del plain["coefficients"]
+        return plain
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "EpitomeSpec":
         """Return the specification of ``to_dict``; unknown or missing keys raise ``ValueError``."""
         required = ["out_channels", "in_channels", "kernel_size", "epitome"]
-        return cls(**keys("an epitome specification", data, required, ["block", "wrap"]))
+        return cls(**keys("an epitome specification", data, required, ["block", "wrap", "coefficients"]))
 
     def plan(self) -> "Plan":
         """Return the sampling plan."""
@@ -215,7 +249,8 @@ class Patch(NamedTuple):
     offset: tuple[int, int, int, int]
     """``(a, b, y, x)``: where the patch starts in the epitome."""
     copy_of: int | None
-    """Index of the earlier patch whose result this block repeats, or None if it must be computed."""
+    """Index of the earlier patch whose result this block repeats, or None if it must be computed. With coefficients
+    the result is that of the round, before it is weighed."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +261,8 @@ class Plan:
 
     - ``offsets``, int64 ``(n_out, n_in, 4)``: the offset ``(a, b, y, x)`` of every block.
     - ``source``, tuple of ``n_out`` ints: for every output block the first one that it equals (itself, if none).
-      Output blocks are equal as a whole: they use the same patch for each of their input blocks.
+      Output blocks are equal as a whole: they use the same patch for each of their input blocks. With coefficients it
+      is their partial sums that are equal.
     - ``index``, int64 ``(C_out, C_in, k_h, k_w)``: flat index into the epitome, ``W = E.reshape(-1)[index]``.
     - ``usage``, int64 ``(E_out, E_in, E_h, E_w)``: how often each element is sampled, ``n(e)``.
     - ``patches``: all blocks, row by row, as `Patch`.
@@ -322,14 +358,26 @@ class Plan:
         return len(set(self.source)) * self.spec.grid[1]
 
     @property
+    def shares(self) -> int:
+        """Output blocks that share the partial sums of a round, at most; one without coefficients."""
+        return max(map(self.source.count, set(self.source))) if self.spec.weighed else 1
+
+    @property
     def folded_rounds(self) -> int:
-        """Rounds that remain when input blocks that use the same patch are added first (folding)."""
+        """Rounds that remain when input blocks that use the same patch are added first (folding).
+
+        Coefficients differ from one output channel to the next, so that with them nothing can be added first.
+        """
+        if self.spec.weighed:
+            return self.rounds
         return len(set(self.source)) * min(self.spec.grid[1], self.distinct)
 
     @property
     def own_channels(self) -> int:
-        """Output channels that are computed; the others are copies of them."""
+        """Output channels that are computed; the others are copies of them. With coefficients none is a copy."""
         spec = self.spec
+        if spec.weighed:
+            return spec.out_channels
         starts = (o * spec.block[0] for o in set(self.source))
         return sum(min(spec.block[0], spec.out_channels - start) for start in starts)
 
@@ -338,12 +386,17 @@ class Plan:
         """Input channels that are told apart: of several that meet equal weights for every output, one is counted.
 
         The layer depends on the sum of such inputs alone, whether or not the datapath adds them first (folding).
+        With coefficients all are told apart.
         """
+        if self.spec.weighed:
+            return self.spec.in_channels
         return np.unique(self._first[0], axis=1).shape[1]
 
     @property
     def period(self) -> int:
-        """Input channels after which the patches repeat in every output block; ``C_in`` if they never do."""
+        """Input channels after which the weight repeats in every output block; ``C_in`` if it never does."""
+        if self.spec.weighed:
+            return self.spec.in_channels
         rows, count = self._assignment[1], self.distinct
         for blocks in range(count, self.spec.grid[1], count):
             if np.array_equal(rows[:, blocks:], rows[:, :-blocks]):
@@ -357,12 +410,13 @@ class Plan:
 
     def to_text(self, limit: int = 32) -> str:
         """Return a table of the blocks (the first ``limit``): which patch of the epitome feeds which."""
-        spec = self.spec
+        spec, copied = self.spec, "sums of" if self.spec.weighed else "copy of"
         lines = [
             f"W {spec.shape} from E {spec.epitome}, {spec.rows} x {spec.cols} on crossbars, "
             f"{spec.compression:.4g} times smaller",
-            f"{self.applications} applications, {self.rounds} rounds, {self.distinct} distinct patches",
-            f"{'block':>5}  {'output channels':>15}  {'input channels':>14}  {'offset (a, b, y, x)':<22}  copy of",
+            f"{self.applications} applications, {self.rounds} rounds, {self.distinct} distinct patches"
+            + (f", coefficients {spec.coefficients!r}" if spec.weighed else ""),
+            f"{'block':>5}  {'output channels':>15}  {'input channels':>14}  {'offset (a, b, y, x)':<22}  {copied}",
         ]
         for number, patch in enumerate(self.patches[:limit]):
             out, inp = (f"{r.start}..{r.stop - 1}" for r in (patch.out, patch.inp))

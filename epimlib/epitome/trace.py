@@ -1,4 +1,7 @@
-"""A workload from a torch model: its exported graph is walked, and every operation that is a layer is kept."""
+"""A workload from a torch model: its exported graph is walked, and every operation that is a layer is kept.
+
+After ``import epimlib.epitome.trace``, or ``layers``, also ``import timm`` works beside a CPU torch.
+"""
 
 import math
 import re
@@ -9,7 +12,10 @@ from typing import Any
 import torch
 
 from epimlib._checks import integers
+from epimlib._torchvision import ensure_torchvision
 from epimlib.epitome.workload import Layer, Workload
+
+ensure_torchvision()
 
 
 def trace(model: torch.nn.Module, input_size: tuple[int, int, int] | None = None, name: str | None = None) -> Workload:
@@ -116,8 +122,7 @@ class _Tracer:
             self.source[node] = sources[0] if sources else None
 
     def _add(self, name: str, **fields: Any) -> str:
-        count = 2
-        unique = name
+        unique, count = name, 2
         while unique in self.layers:  # a module that is called twice
             unique, count = f"{name}#{count}", count + 1
         self.layers[unique] = Layer(name=unique, **fields)

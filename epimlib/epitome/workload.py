@@ -8,11 +8,10 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from epimlib._checks import PROJECT, fields_of, instance, integers, keys, one_of, positive, read_json, write_json
+from epimlib._checks import PROJECT, fields_of, instance, integers, is_file, keys, load, one_of, positive, write_json
 
 FOLDER = PROJECT / "data" / "workloads"
 
@@ -27,7 +26,7 @@ KINDS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Layer:
     """One step of a network.
 
@@ -97,7 +96,7 @@ class Layer:
         return self.positions * math.prod(self.weight_shape) if self.weighted else 0
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Workload:
     """A network: its name, the size of its input ``(channels, height, width)`` and its layers in order.
 
@@ -140,8 +139,7 @@ class Workload:
         if head is None:
             raise ValueError(f"{self.name!r} has no linear layer whose classes could be changed")
         changed = dataclasses.replace(head, out_channels=positive("classes", classes))
-        layers = tuple(changed if layer is head else layer for layer in self.layers)
-        return dataclasses.replace(self, layers=layers)
+        return dataclasses.replace(self, layers=tuple(changed if layer is head else layer for layer in self.layers))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that ``from_dict`` reads."""
@@ -162,24 +160,20 @@ class Workload:
         return _check_edges(cls(data["name"], data["input_size"], layers))
 
     @classmethod
-    def load(cls, name: str) -> "Workload":
-        """Return a stored workload: ``"resnet50"``, or ``"resnet50@96"`` for another input size.
+    def load(cls, name: str | Path) -> "Workload":
+        """Return a stored workload, ``"resnet50"`` or ``"resnet50@96"`` for another input size, or that of a JSON file.
 
         Raises:
-            FileNotFoundError: if it is not stored; the message names those that are.
+            FileNotFoundError: if it is not stored, and the message names those that are; if there is no such file.
             ValueError: if the file is truncated or not a workload.
         """
-        path = FOLDER / f"{name}.json"
-        if not path.is_file():
-            stored = ", ".join(sorted(file.stem for file in FOLDER.glob("*.json")))
-            raise FileNotFoundError(f"no stored workload {name!r}; stored are {stored}")
-        return cls.from_dict(read_json(path, "workload"))
+        if not is_file(name) and name not in stored():
+            raise FileNotFoundError(f"no stored workload {name!r}; stored are {', '.join(stored())}")
+        return load(name if is_file(name) else FOLDER / f"{name}.json", "workload", cls.from_dict)
 
-    def save(self, path: str | Path | None = None) -> Path:
-        """Store the workload, by default where ``load(name)`` finds it, and return the path."""
-        path = Path(path) if path is not None else FOLDER / f"{self.name}.json"
+    def save(self, path: str | Path) -> None:
+        """Write the workload as a JSON file, whole or not at all; ``load`` reads it."""
         write_json(path, self.to_dict())
-        return path
 
     def __str__(self) -> str:
         width = max((len(layer.name) for layer in self.layers), default=0)
@@ -191,6 +185,11 @@ class Workload:
             size = f"{layer.out_size[0]} x {layer.out_size[1]}"
             lines.append(f"{layer.name:<{width}}  {layer.kind:<8}  {shape:<20}  {size:<9}  {', '.join(layer.inputs)}")
         return "\n".join(lines)
+
+
+def stored() -> list[str]:
+    """Return the names of the stored workloads."""
+    return sorted(file.stem for file in FOLDER.glob("*.json"))
 
 
 def _check_edges(workload: Workload) -> Workload:

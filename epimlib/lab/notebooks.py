@@ -81,13 +81,14 @@ class Notebook:
     def recorded(self) -> dict[str, RunRecord]:
         """Return the committed records of this notebook by their paths in the project; there may be none.
 
-        They lie in ``data/results/NAME`` beside the folder of the notebooks.
+        They lie below ``data/results`` beside the folder of the notebooks, in a folder ``NAME`` or named after it.
 
         Raises:
             ValueError: if a file there is no record.
         """
         project = self._folder.parent
-        paths = sorted((project / "data" / "results" / self.name).glob("*.json"))
+        results = project / "data" / "results"
+        paths = sorted([*(results / self.name).glob("*.json"), *results.glob(f"*/{self.path.stem}.json")])
         return {path.relative_to(project).as_posix(): RunRecord.load(path) for path in paths}
 
     def seconds(self, profile: str) -> float | None:
@@ -163,7 +164,7 @@ class RunError(RuntimeError):
     """A run that started did not end well."""
 
 
-def execute(notebook: Notebook, given: Mapping[str, Any], output: str | Path = "runs") -> Path:
+def execute(notebook: Notebook, given: Mapping[str, Any], output: str | Path = "runs", progress: bool = True) -> Path:
     """Run a notebook in its own folder and return the folder of the run, a new one in ``output``.
 
     That holds the executed notebook, its HTML page and, written last, the record. A run that fails or is
@@ -191,7 +192,7 @@ def execute(notebook: Notebook, given: Mapping[str, Any], output: str | Path = "
     folder = _new_folder(Path(output), f"{notebook.name.replace('/', '-')}-{started:%Y%m%d-%H%M%S}")
     where = f"(what was executed is in {folder})"
     try:
-        executed, record = _execute(notebook, source, values, started, folder)
+        executed, record = _execute(notebook, source, values, started, folder, progress)
         _write(notebook, executed, record, recorded, folder)
     except papermill.PapermillExecutionError as error:
         said = str(error.evalue).strip().splitlines()[:1]
@@ -207,7 +208,7 @@ def execute(notebook: Notebook, given: Mapping[str, Any], output: str | Path = "
 
 
 def _execute(
-    notebook: Notebook, source: Any, values: dict[str, Any], started: datetime, folder: Path
+    notebook: Notebook, source: Any, values: dict[str, Any], started: datetime, folder: Path, progress: bool
 ) -> tuple[Any, RunRecord]:
     """Return the executed notebook, which is in ``*.partial.ipynb`` too, and its record."""
     import papermill
@@ -226,7 +227,7 @@ def _execute(
                 kernel_name="python3",  # this interpreter, whatever the notebook was last edited with
                 language="python",
                 cwd=str(notebook.path.parent),
-                progress_bar={"desc": notebook.name, "disable": None},  # where it is a terminal
+                progress_bar={"desc": notebook.name, "disable": None if progress else True},  # None: no terminal
                 kernel_manager_class=_kernel_manager(stream, kernels),
                 on_cell_executed=_go_on,
                 extra_arguments=["--IPKernelApp.log_level=40"],

@@ -5,6 +5,7 @@ reduced to their text first, and numbers that the prose quotes from the notebook
 with what is particular to the run: parameters that are not the defaults, and what a committed record found.
 """
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -53,11 +54,8 @@ def page(executed: Any, title: str, metrics: Mapping[str, Any], folder: Path, he
         folder: of the notebook, from which its images are taken.
         head: HTML that stands before the first cell.
     """
-    from nbconvert import HTMLExporter
     from nbformat.v4 import new_markdown_cell
-    from traitlets.config import Config
 
-    config = Config({"TagRemovePreprocessor": {"enabled": True, "remove_input_tags": ["remove-input"]}})
     notebook = deepcopy(executed)
     notebook.metadata.title = title
     cells, notebook.cells = notebook.cells, []
@@ -73,8 +71,17 @@ def page(executed: Any, title: str, metrics: Mapping[str, Any], folder: Path, he
                 notebook.cells.append(new_markdown_cell(f"*Figure {figure['name']}.* {caption}"))
     if head:
         notebook.cells.insert(0, new_markdown_cell(head))
-    exporter = HTMLExporter(raw_template=TEMPLATE, embed_images=True, config=config)
-    return exporter.from_notebook_node(notebook, {"mathjax": _mathjax(), "metadata": {"path": str(folder)}})[0]
+    return _exporter().from_notebook_node(notebook, {"mathjax": _mathjax(), "metadata": {"path": str(folder)}})[0]
+
+
+@functools.cache
+def _exporter() -> Any:
+    """Return what makes pages; its templates are compiled once."""
+    from nbconvert import HTMLExporter
+    from traitlets.config import Config
+
+    config = Config({"TagRemovePreprocessor": {"enabled": True, "remove_input_tags": ["remove-input"]}})
+    return HTMLExporter(raw_template=TEMPLATE, embed_images=True, config=config)
 
 
 def beginning(record: RunRecord, defaults: Mapping[str, Any], recorded: Mapping[str, RunRecord]) -> str:

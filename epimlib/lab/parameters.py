@@ -11,11 +11,17 @@ and a bool have none. A list has at least one value; a line may ask for more and
     bits: list[int] = [3, 5]  # of a weight [bit], 2..9, 2.. values, ascending
 
 ``2.. values`` are two or more, ``2..5 values`` two to five, ``2 values`` exactly two; the orders are those of
-`ORDERS`. The value behind ``full:`` replaces the default in the full profile. The line is the only description of a
+`ORDERS`. A text may name an object instead, one of `OBJECTS`: a name or the path of a file, which is read when the
+value is checked::
+
+    network: str = "resnet50"  # network that is evaluated [name], any network
+
+The value behind ``full:`` replaces the default in the full profile. The line is the only description of a
 parameter: `check` reads it inside the kernel, the ``epim`` command and the appendix of the book read it from the file.
 """
 
 import ast
+import contextlib
 import io
 import itertools
 import linecache
@@ -23,11 +29,15 @@ import math
 import operator
 import re
 import tokenize
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from epimlib._checks import nearest
+from epimlib._checks import is_file, line, nearest
+from epimlib.epitome.design import Design
+from epimlib.epitome.networks import load_network
+from epimlib.pim.hardware import Hardware
 
 TYPES = {"int": int, "float": float, "bool": bool, "str": str}
 TYPES |= {"list[int]": int, "list[float]": float, "list[str]": str}
@@ -42,6 +52,13 @@ ORDERS: dict[str, Callable[[list[Any]], bool]] = {
     "distinct": lambda values: len(set(values)) == len(values),
 }
 """Orders of a list, and whether a list has them."""
+OBJECTS: dict[str, Callable[[str], Any]] = {
+    "any network": load_network,
+    "any hardware": Hardware.load,
+    "any design": lambda path: Design.load(path) if path else None,
+}
+"""What a text may name: a network that is stored, that timm knows or of a JSON file; a preset of hardware or a YAML
+file; the JSON file of a design of the notebook's network, or nothing."""
 
 
 class ParameterError(ValueError):
@@ -61,6 +78,19 @@ def require(condition: bool, sentence: str) -> None:
         raise ParameterError(sentence)
 
 
+@contextlib.contextmanager
+def refusing() -> Iterator[None]:
+    """Refuse what the library refuses in this block with a ``ValueError``: parameters that do not go together.
+
+    Raises:
+        ParameterError: with the library's sentence.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise ParameterError(line(error)) from error
+
+
 @dataclass(frozen=True)
 class Parameter:
     """One line of a parameters cell.
@@ -75,6 +105,7 @@ class Parameter:
         choices: the allowed values (of each element of a list), or none.
         least, most: how many values a list may have; most is None where there is no limit.
         order: one of `ORDERS`, or empty if any order is allowed.
+        object: what the text (each element of a list) names, one of `OBJECTS`, or empty.
         full: its value in the full profile, None where that is the default.
     """
 
@@ -89,12 +120,13 @@ class Parameter:
     least: int = 1
     most: int | None = None
     order: str = ""
+    object: str = ""
     full: Any = None
 
     @property
     def range(self) -> str:
         """Return the allowed values as the parameters cell writes them; empty if all of the type are."""
-        span = f"{self.low}..{self.high}" if self.low is not None else "|".join(map(str, self.choices))
+        span = f"{self.low}..{self.high}" if self.low is not None else "|".join(map(str, self.choices)) or self.object
         count = f"{self._count} values" if (self.least, self.most) != (1, None) else ""
         return ", ".join(filter(None, [span, count, self.order]))
 
@@ -103,12 +135,12 @@ class Parameter:
         return str(self.least) if self.least == self.most else f"{self.least}..{'' if self.most is None else self.most}"
 
     def check(self, value: Any) -> Any:
-        """Return ``value``; an int where a float is wanted becomes one.
+        """Return ``value``; an int where a float is wanted becomes one, and a path an absolute one.
 
         Raises:
             TypeError: if it is of another type.
-            ParameterError: if it, or an element of it, is out of range; if a list has too few or too many values or
-                another order.
+            ParameterError: if it, or an element of it, is out of range or names no such object; if a list has too few
+                or too many values or another order.
         """
         if not self.type.startswith("list"):
             return self._check(value, value)
@@ -135,7 +167,14 @@ class Parameter:
             raise ParameterError(f"{self.name} must be a line of printable text, got {value!r}")
         if self.choices and element not in self.choices:
             raise ParameterError(f"{self.name} must be {' or '.join(map(repr, self.choices))}, got {value!r}")
-        return element
+        return self._check_object(element) if self.object else element
+
+    def _check_object(self, name: str) -> str:
+        try:
+            OBJECTS[self.object](name)
+        except (OSError, ValueError) as error:
+            raise ParameterError(f"{self.name}: {line(error)}") from error
+        return str(Path(name).resolve()) if is_file(name) else name  # notebooks run in a folder of their own
 
     def parse(self, text: str) -> Any:
         """Return the value that a command line means: ``3``, ``0.5``, ``true``, ``name``, or ``3,5`` for a list.
@@ -148,7 +187,7 @@ class Parameter:
         many = self.type.startswith("list")
         parts = text.strip("[] ").split(",") if many else [text]
         try:
-            values = [convert(part.strip()) for part in parts if part or parts != [""]]
+            values = [convert(part.strip()) for part in parts if part or parts != [""] or not many]
         except (KeyError, ValueError):
             raise TypeError(f"{self.name} must be of type {self.type}, got {text!r}") from None
         return self.check(values if many else values[0])
@@ -200,10 +239,11 @@ def _parse_line(statement: ast.stmt, comment: str) -> Parameter:
         raise ValueError(f"the type of {name} must be one of {', '.join(TYPES)}, got {kind}")
     rules = [rule.strip() for rule in rest.split(",")[1:]]
     span = rules.pop(0) if rules and not (rules[0] in ORDERS or COUNT.fullmatch(rules[0])) else None
-    low, high, choices = _parse_range(name, TYPES[kind], span)
+    object = span if span in OBJECTS and TYPES[kind] is str else ""
+    low, high, choices = (None, None, ()) if object else _parse_range(name, TYPES[kind], span)
     least, most, order = _parse_values(name, kind, rules)
     default = _literal(name, ast.unparse(statement.value))
-    parameter = Parameter(name, kind, default, help, unit, low, high, choices, least, most, order)
+    parameter = Parameter(name, kind, default, help, unit, low, high, choices, least, most, order, object)
     value = parameter.check(_literal(name, full.removeprefix("full:").strip())) if full else None
     return replace(parameter, default=parameter.check(default), full=value)
 
@@ -256,12 +296,17 @@ def resolve(parameters: tuple[Parameter, ...], given: Mapping[str, Any]) -> dict
     """Return the value of every parameter: as given, else as the profile says.
 
     Raises:
-        ValueError: naming an unknown parameter with the nearest known one, or a value out of range.
+        ValueError: naming an unknown parameter with the nearest known one, or a value out of range; if a design is of
+            another network.
         TypeError: naming a value of another type.
     """
     values = {name: named(parameters, name).check(value) for name, value in given.items()}
     full = values.get("profile", named(parameters, "profile").default) == "full"
-    return {p.name: values.get(p.name, p.full if full and p.full is not None else p.default) for p in parameters}
+    values = {p.name: values.get(p.name, p.full if full and p.full is not None else p.default) for p in parameters}
+    named_as = {p.object: values[p.name] for p in parameters if p.type == "str"}
+    if named_as.get("any design"):
+        Design.load(named_as["any design"]).check(load_network(named_as["any network"]))
+    return values
 
 
 def check(namespace: dict[str, Any], **defaults: Any) -> bool:

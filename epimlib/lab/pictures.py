@@ -27,7 +27,8 @@ def plan_svg(plan: Plan) -> str:
     Left: the patches of the epitome in use, in the order of their first use. In each the square is the epitome's
     window, with the part that is sampled coloured; the bar below it stands for the input channels, the bar beside
     it for the output channels. Right: the blocks of the weight, each with the number and colour of its patch;
-    hatched blocks are copies. Large plans are drawn in part, and the picture says so.
+    hatched blocks are copies, or with coefficients take the sums of another. Large plans are drawn in part, and the
+    picture says so.
     """
     spec, (n_out, n_in) = plan.spec, plan.spec.grid
     numbers: dict[tuple[int, ...], int] = {}
@@ -64,7 +65,8 @@ def plan_svg(plan: Plan) -> str:
         "channel.",
     ]
     if plan.rounds < plan.applications:
-        notes.append("Hatched: the copy of an equal block above it, not computed again.")
+        how = "the sums of the" if spec.weighed else "the copy of an"
+        notes.append(f"Hatched: {how} equal block above it, not computed again.")
     if len(drawn) < len(numbers):
         notes.append(f"Only the first {len(drawn)} of {len(numbers)} patches are drawn.")
     if max(n_out, n_in) > BLOCKS:
@@ -132,7 +134,8 @@ def _description(plan: Plan, numbers: dict[tuple[int, ...], int]) -> str:
     n_out, n_in = plan.spec.grid
     parts = [
         f"{n_out} output blocks times {n_in} input blocks, {plan.rounds} of them computed and "
-        f"{plan.applications - plan.rounds} copied, from {len(numbers)} patches."
+        f"{plan.applications - plan.rounds} {'weighed anew' if plan.spec.weighed else 'copied'}, "
+        f"from {len(numbers)} patches."
     ]
     for o in range(min(n_out, 4)):
         if plan.source[o] == o:
@@ -140,7 +143,8 @@ def _description(plan: Plan, numbers: dict[tuple[int, ...], int]) -> str:
             names = ", ".join(f"p{numbers[patch.offset]}" for patch in row)
             parts.append(f"Output block {o} takes the patches {names}{' and so on' * (n_in > BLOCKS)}.")
         else:
-            parts.append(f"Output block {o} is a copy of output block {plan.source[o]}.")
+            how = "takes the sums of" if plan.spec.weighed else "is a copy of"
+            parts.append(f"Output block {o} {how} output block {plan.source[o]}.")
     shown = [f"p{number} starts at {offset}" for offset, number in list(numbers.items())[:PATCHES]]
     return " ".join(parts) + f" Offsets (a, b, y, x): {'; '.join(shown)}."
 

@@ -87,6 +87,8 @@ def step_view(program: "Program", feature_map: "Tensor", position: tuple[int, in
         held |= zip(range(first, last), state["results"], strict=True)
         for source, copy, channels in state["copies"]:
             held |= {copy + j: held[source + j] for j in range(channels)}
+        for start, _, results in state.get("shares", []):
+            held |= {start + j: value for j, value in enumerate(results)}
         panels.append(_picture(program, feature_map.reshape(feature_map.shape[-3:]).tolist(), state, held))
     return f"<style>{' '.join(rules)}</style>{ET.tostring(root, encoding='unicode', method='html')}"
 
@@ -112,14 +114,18 @@ def _picture(program: "Program", image: list, state: dict[str, Any], held: dict[
     ]
     copied = [f"copied to channels {_range(copy, size)}" for _, copy, size in state["copies"]]
     action = "added to what is there" if state["extends"] else "a new result"
+    if "shares" in state:
+        action = "weighed and added" if state["extends"] else "weighed: a new result"
+        copied = [f"and to channels {_range(start, len(factors))}" for start, factors, _ in state["shares"][1:]]
     root = ET.Element("svg", {"class": "plot", "role": "img", "xmlns": "http://www.w3.org/2000/svg"})
-    words = ", ".join(f"{value:g}" for value in state["results"])
+    held_by = state.get("shares", [[first, None, state["results"]]])
+    then = [_held(start, factors, results) for start, factors, results in held_by]
     root.set(
         "aria-label",
         f"Round {state['round']}. Fetched: the window of input channels {_range(channel, channels)}. Driven: word "
         f"lines {', '.join(map(str, state['word_lines']))}. Columns {_range(column, last - first)} give the sums "
-        f"{', '.join(f'{value:g}' for value in state['sums'])}, {'; '.join([action, *copied])}. Output "
-        f"channels {_range(first, last - first)} then hold {words}.",
+        f"{', '.join(f'{value:g}' for value in state['sums'])}, {'; '.join([action, *copied])}. "
+        f"{'; '.join(then)}.",
     )
     places = (0, 250, 540)
     for x, (head, entry) in zip(places, entries, strict=True):
@@ -136,6 +142,16 @@ def _picture(program: "Program", image: list, state: dict[str, Any], held: dict[
     root.attrib |= {"viewBox": f"0 0 {WIDTH} {height:g}", "width": str(WIDTH), "height": f"{height:g}"}
     root.attrib |= {"font-family": "sans-serif", "font-size": "12"}
     return root
+
+
+def _held(start: int, factors: list[float] | None, results: list[float]) -> str:
+    """Say in words what output channels hold after a round."""
+    by = f", with the coefficients {_words(factors)}," if factors else ""
+    return f"Output channels {_range(start, len(results))}{by} then hold {_words(results)}"
+
+
+def _words(values: list[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
 
 
 def _draw_input(group: ET.Element, image: list, state: dict[str, Any], kernel: tuple[int, int]) -> float:
@@ -199,17 +215,20 @@ def _draw_output(group: ET.Element, program: "Program", state: dict[str, Any], h
     """Draw the output buffer after the round; return where it ends."""
     first, last = state["outputs"]
     copied = {copy + j: source + j for source, copy, size in state["copies"] for j in range(size)}
+    added = {c: f"{total:g}" for c, total in zip(range(first, last), state["sums"], strict=True)}
+    for start, factors, _ in state.get("shares", []):
+        added |= {start + j: f"{factor:g} × {state['sums'][j]:g}" for j, factor in enumerate(factors)}
     for c in range(program.layer.out_channels):
         y = TOP + c * BUFFER
-        written = first <= c < last
+        written = c in added
         colour = GREEN if written else YELLOW if c in copied else "none"
         rect(group, 60, y, 60, BUFFER, fill=colour)
         write(group, 54, y + 15, f"channel {c}", font_size=11, text_anchor="end")
         ink = {} if colour == "none" else {"fill": "#000000"}
         write(group, 114, y + 15, f"{held[c]:g}" if c in held else "", font_size=11, text_anchor="end", **ink)
         if written:
-            total = state["sums"][c - first]
-            write(group, 126, y + 15, f"{'+' if state['extends'] and total >= 0 else ''}{total:g}", font_size=11)
+            sign = "+" if state["extends"] and not added[c].startswith("-") else ""
+            write(group, 126, y + 15, f"{sign}{added[c]}", font_size=11)
         elif c in copied:
             write(group, 126, y + 15, f"copy of {copied[c]}", font_size=11)
     return TOP + program.layer.out_channels * BUFFER

@@ -21,14 +21,16 @@ weight and an activation. ``D`` and ``A`` are the DACs and ADCs of a crossbar (p
 Sample-and-holds let a row group be read while the one before it is converted, so the slower of the two counts (1).
 ``n_reads`` are reads that follow one another, ``n_steps`` these times the columns that share an ADC; ``m`` counts the
 stages of a multiplexer. A round passes ``d`` clocked stages: shift-and-add, the adder tree of ``ceil(log2 M_r)``
-levels, the offset (``pi = 1``), the joint module and the index tables where it uses them; then the columns that share
-an ADC leave one by one (2). Every row block has an input buffer, every column block an output buffer and a link, which
-all work at the same time; a bit takes ``t_bit = t_access / port + 1 / tile bandwidth`` (3 to 5). A grouped convolution
-has ``a`` arrays of ``M_r`` row blocks, which serve one group or several each; ``a = 1`` for all other layers. Input
-buffers are taken to be read evenly, and a word to be stored in one of them: for epitomes of the channel family that is
-a little less than they need. ``O`` are the output words of the layer, copies included: written once and read once to
-be sent. Partial sums of rounds have ``b_s = b + b_x + ceil(log2 n)`` bits, ``n = C_in k_h k_w / G`` being the products
-that an output is the sum of.
+levels, the offset (``pi = 1``), the joint module, its coefficients and the index tables where it uses them; then the
+columns that share an ADC leave one by one (2). Where ``s > 1`` output blocks share the sums of a round (coefficients),
+the ``n_output_reads`` that are stored pass the joint module after the last round, likewise. Every row block has an
+input buffer, every column block an output buffer and a link, which all work at the same time; a bit takes ``t_bit =
+t_access / port + 1 / tile bandwidth`` (3 to 5). A grouped convolution has ``a`` arrays of ``M_r`` row blocks, which
+serve one group or several each; ``a = 1`` for all other layers. Input buffers are taken to be read evenly, and a word
+to be stored in one of them: for epitomes of the channel family that is a little less than they need. ``O`` are the
+output words of the layer, copies included: written once and read once to be sent. Partial sums of rounds have ``b_s = b
++ b_x + ceil(log2 n)`` bits, ``n = C_in k_h k_w / G`` being the products that an output is the sum of. Where they are
+weighed before they are stored (``s = 1``), a power of two takes three bits more and a free coefficient seven.
 
 **Energy**, by component::
 
@@ -37,7 +39,7 @@ that an output is the sum of.
         ADC            n_adc_conversions P_ADC q / f_ADC
         digital        T (n_shift_adds P_shift_add + (n_tree_adds + n_offset_adds) P_adder
                        + n_dac_conversions (P_register + P_demux) + n_adc_conversions (P_register + P_mux))
-        joint module   T n_joins P_joint
+        joint module   T (n_joins P_joint + n_negations P_adder + n_shifts P_shift_add)
         input buffer   b_x (n_input_reads E_read + n_input_writes E_write) / port
         output buffer  the bits of (4), read and written, likewise
         index tables   n_table_bits E_table
@@ -50,9 +52,10 @@ that an output is the sum of.
         DAC, ADC       N / pi * (D A_DAC, A A_ADC)
         digital        N / pi * (A (A_shift_add + A_register + A_mux) + D (A_register + A_demux))
                        + (M_r - 1) M_c A A_adder
-        joint module   M_c A A_joint
+        joint module   M_c A s (A_joint + A_adder + shifts of a coefficient * A_shift_add), the last two if there are
+                       coefficients
         buffers        M_r a macros that hold d (k_h - 1) + 1 rows of the input together, M_c that hold two output
-                       positions
+                       positions, and where s > 1 the sums of an output block's rounds but the last
         index tables   bits of the tables * A_bit
         pooling        tiles * A_pooling, where a tile holds groups * elements crossbars (pairs) of one layer
         network        tiles * A_router
@@ -67,7 +70,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from epimlib.epitome.plan import EpitomeSpec
+from epimlib.epitome.plan import COEFFICIENT_MOST, COEFFICIENT_SHIFTS, EpitomeSpec
 from epimlib.epitome.workload import Layer
 from epimlib.pim.events import input_cycles, layer_events, position_events
 from epimlib.pim.hardware import Hardware
@@ -173,7 +176,11 @@ class CostModel:
                 "dac_conversions": self.T * (h.register.power + digital.transistors(demux) * digital.transistor_power),
                 "adc_conversions": self.T * (h.register.power + digital.transistors(mux) * digital.transistor_power),
             },
-            "joint module": {"joins": self.T * h.joint.power},
+            "joint module": {
+                "joins": self.T * h.joint.power,
+                "negations": self.T * h.adder.power,
+                "shifts": self.T * h.shift_add.power,
+            },
             "index tables": {"table_bits": h.table.read_energy},
         }
         self.area = {
@@ -185,7 +192,7 @@ class CostModel:
                 "DACs": h.register.area + digital.transistors(demux) * digital.transistor_area,
                 "adders": h.adder.area,
             },
-            "joint module": {"joints": h.joint.area},
+            "joint module": {"joints": h.joint.area, "negators": h.adder.area, "shifters": h.shift_add.area},
             "index tables": {"table bits": h.table.area},
             "pooling": {"tiles": h.pooling.area},
             "network": {"tiles": h.chip.router_area},
@@ -212,26 +219,33 @@ class CostModel:
         table_bits = n.table_bits // layer.positions
         _, _, a, M_r, col_blocks = mapped.packing
         M_c = a * col_blocks
-        pairs = mapped.crossbars // h.crossbar.polarity
+        pairs, lanes = mapped.crossbars // h.crossbar.polarity, M_c * self.A
+        kind, shares = (spec.coefficients, spec.plan().shares if h.reuse else 1) if spec else ("none", 1)
         number = {
             "crossbars": mapped.crossbars,
             "DACs": pairs * self.D,
             "ADCs": pairs * self.A,
-            "adders": (M_r - 1) * M_c * self.A,
-            "joints": M_c * self.A,
+            "adders": (M_r - 1) * lanes,
+            "joints": lanes * shares,
+            "negators": lanes * shares * (kind != "none"),
+            "shifters": lanes * shares * COEFFICIENT_SHIFTS[kind],
             "table bits": table_bits,
             "tiles": math.ceil(pairs / (h.tile.groups * h.tile.elements)),
         }
         n_reads = layer.positions * input_cycles(b_x, h.dac.bits) * turns
-        d = 1 + math.ceil(math.log2(M_r)) + (h.crossbar.polarity == 1) + (n.joins > 0) + (n.table_bits > 0)
+        d = 1 + math.ceil(math.log2(M_r)) + (h.crossbar.polarity == 1)
+        d += (n.joins > 0) + (n.negations > 0) + (n.table_bits > 0)
+        passes = n.output_writes - n.copies + (shares > 1) * n.output_reads
         time = {
             "analog": max(n_reads * self.t_read, n.steps * self.t_convert),
-            "digital": self.T * (n.rounds * d + (n.output_writes - n.copies) / (self.A * M_c)),
+            "digital": self.T * (n.rounds * d + passes / lanes),
         }
         counts = n.to_dict() | {"tiles": number["tiles"]}
-        own = _Parts(time, _add_up(self.energy, counts), _add_up(self.area, number), table_bits * h.table.leakage)
+        own = _Parts(time, _add_up(self.energy, vars(n)), _add_up(self.area, number), table_bits * h.table.leakage)
         b_s = b + b_x + math.ceil(math.log2(math.prod(layer.weight_shape[1:])))
-        partial = n.output_reads, n.output_writes - layer.positions * layer.out_channels
+        b_s += (COEFFICIENT_MOST[kind] - 1).bit_length() * (shares == 1)
+        stored = spec.block[0] * (spec.grid[1] - 1) if shares > 1 else 0
+        partial = n.output_reads, n.output_writes - layer.positions * layer.out_channels, stored
         inputs = n.input_reads, n.input_writes, _input_words(layer)
         traffic = self._traffic(layer, inputs, (M_r * a, M_c), partial, b_s)
         return _cost(layer, own, traffic, counts, mapped.crossbars, mapped.utilization)
@@ -242,7 +256,7 @@ class CostModel:
         outputs, fetched = layer.positions * layer.out_channels, layer.positions * layer.in_channels * window
         stored = math.prod(layer.in_size) * layer.in_channels
         passes = layer.positions * math.ceil(layer.in_channels / pooling.units) * math.ceil(window / pooling.window)
-        traffic = self._traffic(layer, (fetched, stored, _input_words(layer)), (1, 1), (0, 0), self.b_x)
+        traffic = self._traffic(layer, (fetched, stored, _input_words(layer)), (1, 1), (0, 0, 0), self.b_x)
         time = passes * pooling.latency
         area = {"pooling": pooling.area, "network": h.chip.router_area}
         own = _Parts({"pooling": time}, {"pooling": time * pooling.power}, area)
@@ -259,7 +273,7 @@ class CostModel:
         parallel = math.ceil(layer.out_channels / h.crossbar.cols)
         rounds = {"add": operands - 1, "multiply": (operands - 1) * b_x}.get(layer.kind, 0)  # additions for each word
         inputs = operands * words, operands * words, operands * layer.out_channels
-        traffic = self._traffic(layer, inputs, (parallel, parallel), (0, 0), b_x)
+        traffic = self._traffic(layer, inputs, (parallel, parallel), (0, 0, 0), b_x)
         lanes = h.pooling.units * parallel
         steps = layer.positions * math.ceil(layer.out_channels / lanes) * rounds
         energy, area = self.T * words * rounds * h.adder.power, (lanes if rounds else 0) * h.adder.area
@@ -268,16 +282,22 @@ class CostModel:
         return _cost(layer, own, traffic, {"additions": words * rounds, **moved})
 
     def _traffic(
-        self, layer: Layer, inputs: tuple[int, int, int], number: tuple[int, int], partial: tuple[int, int], b_s: int
+        self,
+        layer: Layer,
+        inputs: tuple[int, int, int],
+        number: tuple[int, int],
+        partial: tuple[int, int, int],
+        b_s: int,
     ) -> _Parts:
         """Return the cost of buffers and network; ``inputs`` are words that are read, written and held at a time.
 
-        ``number`` is that of input and of output buffers; the latter read and write ``partial`` sums of ``b_s`` bits.
+        ``number`` is that of input and of output buffers. The latter read and write ``partial`` sums of ``b_s`` bits,
+        and hold the third number of them besides two output positions.
         """
         sent = layer.positions * layer.out_channels * self.b_x
         fetched, stored, held = (words * self.b_x for words in inputs)
         reads, writes = (fetched, sent + partial[0] * b_s), (stored, sent + partial[1] * b_s)
-        capacity = held, 2 * layer.out_channels * b_s
+        capacity = held, (2 * layer.out_channels + partial[2]) * b_s
         h, buffer = self.hardware, self.hardware.buffer
         time, energy, area, leakage = {}, {}, {}, 0.0
         for name, read, write, count, size in zip(("input", "output"), reads, writes, number, capacity, strict=True):

@@ -1,7 +1,4 @@
-"""What one image costs: every layer by the equations of `epimlib.pim.cost`, then the layers in time.
-
-Layer after layer, their times add up; layer-pipelined, all positions of a layer are taken to last equally long.
-"""
+"""What one image costs: every layer by the equations of `epimlib.pim.cost`, then the layers in time."""
 
 from collections.abc import Mapping
 
@@ -75,7 +72,7 @@ def evaluate(
 
 
 def _schedule(workload: Workload, costs: list[LayerCost], pipelined: bool) -> list[LayerCost]:
-    if pipelined:
+    if pipelined:  # all positions of a layer take equally long
         times = [cost.latency / layer.positions for layer, cost in zip(workload.layers, costs, strict=True)]
         spans = pipeline(workload, times)
     else:

@@ -17,6 +17,10 @@ What is assumed of the hardware (our reconstruction, after ISAAC and MNSIM):
   DACs of their own.
 - With polarity 1 the weights are stored with an offset. The inputs of a round are added up digitally as they
   are fetched, and this sum times the offset is subtracted from every column sum.
+- With round coefficients the joint module weighs a column sum before it adds it. A sign negates or not; a power of
+  two is a shift besides; a free coefficient is a shifted addition for each of its seven magnitude bits, all at once.
+  Where several output blocks share the sums of their rounds, these are stored as they are. In the last round they are
+  read once, and as many adders as there are blocks, side by side, weigh them and the last sums each for its own block.
 - Groups of a grouped convolution that share a crossbar are read together; each column is converted only in
   the row groups that hold its own rows.
 """
@@ -28,7 +32,7 @@ from functools import lru_cache
 import numpy as np
 
 from epimlib._checks import positive
-from epimlib.epitome.plan import EpitomeSpec, check_fit
+from epimlib.epitome.plan import COEFFICIENT_SHIFTS, EpitomeSpec, check_fit
 from epimlib.epitome.workload import Layer
 from epimlib.pim.hardware import Crossbar, Hardware
 from epimlib.pim.mapping import bit_slices, pack, rows_in_use
@@ -46,8 +50,7 @@ class Events:
     input_writes: int = 0
     """Words (of activation_bits) written to the input buffer: every input of the layer, once."""
     input_reads: int = 0
-    """Words (of activation_bits) fetched from the input buffer, once per round however many crossbars they
-    feed."""
+    """Such words fetched from it, once per round however many crossbars they feed."""
     word_lines: int = 0
     """Word lines driven, per cycle and crossbar (both of a pair)."""
     dac_conversions: int = 0
@@ -66,15 +69,20 @@ class Events:
     offset_adds: int = 0
     """Additions for the offset of polarity 1: one per driven word line of a round, and one per column sum."""
     joins: int = 0
-    """Additions of a round's column sum to a partial sum, by the joint module."""
+    """Additions of a round's column sum to a partial sum, by the joint module; with coefficients for every output block
+    that shares it."""
     copies: int = 0
-    """Output words that are copies of others (feature-map reuse)."""
+    """Output words that are copies of others (feature-map reuse); with coefficients, that share the sums of others."""
     output_reads: int = 0
-    """Words (partial sums) read from the output buffer: one per join."""
+    """Words (partial sums) read from the output buffer: one per join, or, with coefficients, for all that share it."""
     output_writes: int = 0
     """Words written to the output buffer: the column sums of every round, joined or not, and the copies."""
     table_bits: int = 0
     """Bits read from the index tables: every entry, once per output position."""
+    negations: int = 0
+    """Column sums that the joint module weighs by a coefficient's sign, for every output block that shares them."""
+    shifts: int = 0
+    """Shifts of a column sum by a coefficient: one for a power of two, seven for a free coefficient."""
 
     def __add__(self, other: "Events") -> "Events":
         if not isinstance(other, Events):
@@ -90,8 +98,8 @@ class Events:
     __rmul__ = __mul__
 
     def to_dict(self) -> dict[str, int]:
-        """Return the counts by name."""
-        return dict(vars(self))
+        """Return the counts by name; those of round coefficients only where there are some."""
+        return {name: count for name, count in vars(self).items() if count or name not in ("negations", "shifts")}
 
     def __str__(self) -> str:
         counts = self.to_dict()
@@ -116,8 +124,7 @@ def layer_events(
     Args:
         layer: convolution or linear layer.
         spec: its epitome, or None for a dense layer.
-        hardware: crossbar, DACs, ADCs and ``reuse`` are read; without feature-map reuse every block of the
-            weight is a round and nothing is copied.
+        hardware: crossbar, DACs, ADCs and ``reuse`` are read.
         bits: of a weight, sign included.
         activation_bits: of an input, sign included if it has one.
         signed: whether inputs are signed.
@@ -127,15 +134,28 @@ def layer_events(
             than one channel's window.
     """
     one, _ = position_events(layer, spec, hardware)
-    polarity, slices = hardware.crossbar.polarity, bit_slices(bits, hardware.crossbar)
-    cycles = input_cycles(activation_bits, hardware.dac.bits, signed)
-    times = {"steps": cycles}
-    times |= dict.fromkeys(("dac_conversions", "adc_conversions", "shift_adds"), cycles * slices)
-    times |= dict.fromkeys(("word_lines", "crossbar_reads", "cell_reads"), cycles * slices * polarity)
-    counts = {name: layer.positions * times.get(name, 1) * count for name, count in one.to_dict().items()}
-    counts["input_writes"] = layer.in_channels * math.prod(layer.in_size)
-    counts["input_reads"] = one.input_reads * math.prod(_taps(*axis) for axis in layer.axes)
-    return Events(**counts)
+    cycles, positions = input_cycles(activation_bits, hardware.dac.bits, signed), layer.positions
+    analog = positions * cycles * bit_slices(bits, hardware.crossbar)
+    both = analog * hardware.crossbar.polarity
+    return Events(
+        rounds=positions * one.rounds,
+        steps=positions * cycles * one.steps,
+        input_writes=layer.in_channels * math.prod(layer.in_size),
+        input_reads=math.prod(_taps(*axis) for axis in layer.axes) * one.input_reads,
+        word_lines=both * one.word_lines,
+        dac_conversions=analog * one.dac_conversions,
+        crossbar_reads=both * one.crossbar_reads,
+        cell_reads=both * one.cell_reads,
+        adc_conversions=analog * one.adc_conversions,
+        shift_adds=analog * one.shift_adds,
+        tree_adds=positions * one.tree_adds,
+        offset_adds=positions * one.offset_adds,
+        joins=positions * one.joins,
+        copies=positions * one.copies,
+        output_reads=positions * one.output_reads,
+        output_writes=positions * one.output_writes,
+        table_bits=positions * one.table_bits,
+    )
 
 
 def input_cycles(activation_bits: int, dac_bits: int, signed: bool = False) -> int:
@@ -214,8 +234,8 @@ def _sampled(spec: EpitomeSpec, reuse: bool, crossbar: Crossbar, dacs: int, adcs
     driven = _row_groups(tables, rows_in_use(math.prod(spec.epitome[2:]), crossbar), dacs)
     turns, row_groups, row_blocks = driven.max(axis=1), driven.sum(axis=1), (driven > 0).sum(axis=1)
     col_blocks, widest = _column_blocks(column, columns, crossbar.cols)
-    lines, conversions, joins = (rows * col_blocks).sum(), (row_groups * columns).sum(), (columns * extends).sum()
-    copies = tables.copies[:, 2].sum()
+    lines, conversions = (rows * col_blocks).sum(), (row_groups * columns).sum()
+    received, copies = tables.received, tables.copies[:, 2].sum()
     counts = {
         "rounds": tables.rounds,
         "steps": (turns * -(-widest // adcs)).sum(),
@@ -228,11 +248,13 @@ def _sampled(spec: EpitomeSpec, reuse: bool, crossbar: Crossbar, dacs: int, adcs
         "shift_adds": conversions,
         "tree_adds": ((row_blocks - 1) * columns).sum(),
         "offset_adds": (rows + columns).sum() * (crossbar.polarity == 1),
-        "joins": joins,
+        "joins": (received * extends).sum(),
         "copies": copies,
-        "output_reads": joins,
+        "output_reads": (columns * extends).sum(),
         "output_writes": columns.sum() + copies,
         "table_bits": tables.bits,
+        "negations": received.sum() * spec.weighed,
+        "shifts": received.sum() * COEFFICIENT_SHIFTS[spec.coefficients],
     }
     return Events(**{name: int(count) for name, count in counts.items()}), int(turns.sum())
 
@@ -255,8 +277,7 @@ def _row_groups(tables: Tables, usable: int, dacs: int) -> np.ndarray:
     mark = np.zeros((tables.rounds, blocks * per_block + 1), dtype=np.int64)
     np.add.at(mark, (round, first // usable * per_block + first % usable // dacs), 1)
     np.add.at(mark, (round, last // usable * per_block + last % usable // dacs + 1), -1)
-    driven = mark.cumsum(axis=1)[:, :-1] > 0
-    return driven.reshape(tables.rounds, blocks, per_block).sum(axis=2)
+    return (mark.cumsum(axis=1)[:, :-1] > 0).reshape(tables.rounds, blocks, per_block).sum(axis=2)
 
 
 def _column_blocks(column: np.ndarray, columns: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -18,9 +18,10 @@ from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from epimlib._checks import instance, keys, nearest, one_of, parse_yaml, positive
+from epimlib._checks import instance, is_file, keys, load, nearest, one_of, parse_yaml, positive, write_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -300,6 +301,20 @@ class Hardware:
         return cls.from_yaml((folder / f"{name}.yaml").read_text(encoding="utf-8"))
 
     @classmethod
+    def load(cls, name: str | Path) -> "Hardware":
+        """Return a stored description, as `preset` does, or that of a YAML (or JSON) file in the form of the presets.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the preset is unknown, or the file is truncated or no hardware description.
+        """
+        return load(name, "hardware description", cls.from_dict) if is_file(name) else cls.preset(name)
+
+    def save(self, path: str | Path) -> None:
+        """Write the description as a YAML file, whole or not at all; ``load`` reads it."""
+        write_yaml(path, self.to_dict())
+
+    @classmethod
     def from_yaml(cls, text: str) -> "Hardware":
         """Return the description of a YAML text in the form of the presets."""
         try:
@@ -362,8 +377,7 @@ class Hardware:
         data: dict[str, Any] = {"name": self.name, "rules": self.rules, "sources": sources}
         for constant in self.provenance:
             entry = {"value": constant.value, "kind": constant.kind, "source": f"s{texts.index(constant.source)}"}
-            if constant.note:
-                entry["note"] = constant.note
+            entry |= {"note": constant.note} if constant.note else {}
             section, _, field = constant.name.rpartition(".")
             (data.setdefault(section, {}) if section else data)[field] = entry
         return data

@@ -23,8 +23,7 @@ def pipeline(workload: Workload, times: Sequence[float | np.ndarray]) -> list[tu
         workload: the network.
         times: for every layer the time of one output position [s]: a number, or an array ``(positions,)``.
     """
-    finish: dict[str, np.ndarray] = {}
-    spans = []
+    finish, spans = {}, []
     for layer, time in zip(workload.layers, times, strict=True):
         done = finish[layer.name] = finish_times(layer, time, finish)
         first = time if np.isscalar(time) else time[0]

@@ -5,12 +5,10 @@ import html
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from epimlib._checks import keys
 from epimlib.pim import cost, mnsim
-from epimlib.pim.cost import LayerCost
 from epimlib.pim.hardware import Hardware
 
 if TYPE_CHECKING:
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 COUNTED = {"events": cost.COUNTED, "mnsim": mnsim.COUNTED}
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class CostReport:
     """Latency, energy and area of one image on one accelerator, layer by layer and component by component.
 
@@ -43,7 +41,7 @@ class CostReport:
     pipelined: bool
     latency: float
     """From the first input to the last output [s]."""
-    layers: tuple[LayerCost, ...]
+    layers: tuple[cost.LayerCost, ...]
 
     @property
     def energy(self) -> float:
@@ -131,10 +129,8 @@ class CostReport:
         for name in ("hardware", "activation_bits", "baseline_bits", "pipelined"):
             if getattr(self, name) != getattr(other, name):
                 raise ValueError(f"reports that add up must have the same {name}")
-        shifted = [
-            dataclasses.replace(layer, start=layer.start + self.latency, finish=layer.finish + self.latency)
-            for layer in other.layers
-        ]
+        after = self.latency
+        shifted = [dataclasses.replace(c, start=c.start + after, finish=c.finish + after) for c in other.layers]
         return dataclasses.replace(
             self,
             workload=f"{self.workload} + {other.workload}",
@@ -155,9 +151,9 @@ class CostReport:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "CostReport":
         """Return the report of ``to_dict``; unknown or missing keys raise ``ValueError``."""
-        data = dict(keys("a cost report", data, [field.name for field in dataclasses.fields(cls)]))
-        fields = [field.name for field in dataclasses.fields(LayerCost)]
-        layers = tuple(LayerCost(**keys("a layer of a cost report", layer, fields)) for layer in data["layers"])
+        data = dict(keys("a cost report", data, cls.__dataclass_fields__))
+        fields = cost.LayerCost.__dataclass_fields__
+        layers = tuple(cost.LayerCost(**keys("a layer of a cost report", layer, fields)) for layer in data["layers"])
         sizes = {"input_size": tuple(data["input_size"]), "bits": tuple(data["bits"])}
         return cls(**data | sizes | {"hardware": Hardware.from_dict(data["hardware"]), "layers": layers})
 

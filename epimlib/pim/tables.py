@@ -10,6 +10,9 @@ convolution's sum. Three small tables say which, one entry per round:
 - OFAT, the output feature address table: which columns to sense, which output channels receive their sums,
   whether the sums start a result or extend a partial one; and, for wrapped blocks, which results are copies.
 
+Round coefficients are stored with OFAT. Copies then receive the sums of every round of their source themselves, each
+with its own coefficients.
+
 The epitome matrix has a word line for every ``(b, y, x)`` of the epitome, in this order, and a logical column
 for every output channel ``a``. What the three tables hold in the paper is not available to us; this is our
 reconstruction.
@@ -21,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from epimlib.epitome.plan import EpitomeSpec, Plan
+from epimlib.epitome.plan import COEFFICIENT_BITS, EpitomeSpec, Plan
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +44,7 @@ class Tables:
     one."""
     copies: np.ndarray
     """``(copies, 3)``: first output channel of the source, of the copy, output channels. The second part of
-    OFAT."""
+    OFAT. With coefficients: of blocks that receive the same sums."""
 
     @classmethod
     def from_plan(cls, plan: Plan, reuse: bool = True) -> "Tables":
@@ -77,14 +80,26 @@ class Tables:
 
     @property
     def bits(self) -> int:
-        """Size of the tables: every column is as wide as its largest entry needs. One round needs no table."""
+        """Size of the tables: every column is as wide as its largest entry needs. One round needs no table.
+
+        Coefficients take `COEFFICIENT_BITS` each.
+        """
+        coefficients = COEFFICIENT_BITS[self.spec.coefficients] * self.spec.out_channels * self.spec.grid[1]
         if self.rounds == 1 and not len(self.copies):
-            return 0
-        return sum(
+            return coefficients
+        return coefficients + sum(
             len(table) * sum(int(largest).bit_length() for largest in table.max(axis=0))
             for table in (self.ifat, self.ifrt, self.ofat, self.copies)
             if len(table)
         )
+
+    @property
+    def received(self) -> np.ndarray:
+        """Output channels that receive the sums of each round, ``(rounds,)``: with coefficients those of copies too."""
+        if not self.spec.weighed:
+            return self.ofat[:, 2]
+        shared = np.bincount(self.copies[:, 0], self.copies[:, 2], self.spec.out_channels).astype(np.int64)
+        return self.ofat[:, 2] + shared[self.ofat[:, 1]]
 
     @cached_property
     def runs(self) -> np.ndarray:

@@ -13,12 +13,24 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
+from torch.nn.utils import parametrize
 
 from epimlib._checks import keys, known_layers, one_of, read_json, write_bytes, write_json
 from epimlib.epitome.design import Design
 from epimlib.epitome.layers import epitomize
 from epimlib.quant.grid import QuantConfig
-from epimlib.quant.quantize import attach, integer_weight, parametrization, quantizable, quantized_layers, weight_name
+from epimlib.quant.quantize import (
+    attach,
+    coefficient_latent,
+    coefficient_step,
+    integer_coefficients,
+    integer_weight,
+    parametrization,
+    quantizable,
+    quantized_layers,
+    weighed,
+    weight_name,
+)
 
 FORMAT = "epimlib quantized model, version 1"
 
@@ -40,6 +52,9 @@ def save_quantized(model: nn.Module, path: str | Path) -> None:
         if module in layers.values():
             narrow = torch.int8 if parametrization(module)[0].config.bits <= 8 else torch.int16
             state[_key(name, module)] = integer_weight(module).to(narrow)
+            if weighed(module):
+                whole = integer_coefficients(module)["coefficients"].to(torch.int8)
+                state[_key(name, module, "coefficients")] = whole.reshape(-1)
     data = save({key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()})
     write_bytes(path, data)
     description = {
@@ -94,6 +109,9 @@ def load_quantized(path: str | Path, model: nn.Module) -> nn.Module:
     for module in quantized_layers(model).values():
         quantizer, original = parametrization(module)
         original.data.copy_(quantizer.values(original))
+        if weighed(module):
+            latent = coefficient_latent(module)
+            latent.data.mul_(coefficient_step(module))
     return model.eval()
 
 
@@ -104,9 +122,12 @@ def _paths(path: str | Path) -> tuple[Path, Path]:
     return path, path.with_suffix(".json")
 
 
-def _key(name: str, module: nn.Module) -> str:
-    """Return the state dict's key of a quantized layer's weight."""
-    return f"{name}.parametrizations.{weight_name(module)}.original".removeprefix(".")
+def _key(name: str, module: nn.Module, tensor: str | None = None) -> str:
+    """Return the state dict's key of a quantized layer's weight, or of its coefficients."""
+    tensor = tensor or weight_name(module)
+    if parametrize.is_parametrized(module, tensor):
+        tensor = f"parametrizations.{tensor}.original"
+    return f"{name}.{tensor}".removeprefix(".")
 
 
 def _check(path: Path, state: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:

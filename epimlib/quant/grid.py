@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from epimlib._checks import keys, one_of, positive
+from epimlib._checks import fields_of, one_of, positive
 from epimlib.pim.hardware import Crossbar
 from epimlib.pim.mapping import pack
 
@@ -47,6 +47,10 @@ class QuantizedLayer:
     """Of an input, sign included if it has one."""
     signed: bool
     """Whether inputs are signed."""
+    coefficients: Tensor | None = None
+    """Integers ``(C_out, n_in)`` by which partial sums are weighed; None: as they are."""
+    coefficient_scale: float = 1.0
+    """Value of one step of these."""
 
     def quantize_input(self, x: Tensor) -> Tensor:
         """Return the nearest integers, clipped to the input's bits; of a half-precision input in float32."""
@@ -62,7 +66,8 @@ RANGES = {
     "max": "the largest magnitude is the last level",
     "overlap": "the last level is w * (largest magnitude of the elements that are sampled more often than the "
     "layer's mean) + (1 - w) * (largest of the rest), with w = overlap_weight",
-    "mse": "least sum of n(e) * (e - Q(e))^2 over the elements, n(e) how often e is sampled",
+    "mse": "least sum of n(e) * (e - Q(e))^2 over the elements, n(e) how often e is sampled; round coefficients count "
+    "by their squares, as they are when the layer is quantized",
 }
 MOMENTUM = 0.1
 """Weight of a new batch in the running range of activations, as in batch normalisation."""
@@ -123,10 +128,9 @@ class QuantConfig:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "QuantConfig":
         """Return the config of ``to_dict``; keys that are left out have their defaults, unknown ones are errors."""
-        data = dict(keys("a quantization config", data, [], [field.name for field in dataclasses.fields(cls)]))
+        data = dict(fields_of("a quantization config", data, cls))
         if data.get("crossbar") is not None:
-            names = [field.name for field in dataclasses.fields(Crossbar)]
-            data["crossbar"] = Crossbar(**keys("crossbar", data["crossbar"], names))
+            data["crossbar"] = Crossbar(**fields_of("crossbar", data["crossbar"], Crossbar))
         return cls(**data)
 
 

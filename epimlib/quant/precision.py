@@ -13,7 +13,6 @@ The bits are then chosen for the least total sensitivity within a budget of cros
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
@@ -22,7 +21,7 @@ from torch.nn.utils import parametrize
 
 from epimlib._checks import positive
 from epimlib.quant.grid import QuantConfig
-from epimlib.quant.quantize import quantizable, weight_name, weight_quantizer
+from epimlib.quant.quantize import quantizable, usage_of, weight_name, weight_quantizer
 
 
 def hessian_traces(
@@ -88,7 +87,7 @@ def sensitivities(
     result: dict[str, dict[int, float]] = {}
     for name, module in quantizable(model).items():
         weight = getattr(module, weight_name(module))
-        size = math.prod(module.spec.shape) if hasattr(module, "spec") else weight.numel()
+        size = usage_of(module).sum().item() if hasattr(module, "spec") else weight.numel()
         mean = max(traces[name], 0.0) / size
         quantizers = {b: weight_quantizer(module, dataclasses.replace(config, bits=b)) for b in bits}
         result[name] = {b: mean * quantizer.error(weight) for b, quantizer in quantizers.items()}

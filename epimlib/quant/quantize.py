@@ -18,13 +18,17 @@ The paper's quantizer is known to us by its name only ("epitome-aware"); the def
 import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from epimlib._checks import nearest
+from epimlib.epitome.coefficients import COEFFICIENT_STEPS, weights_of
 from epimlib.epitome.layers import EpitomeConv2d, EpitomeLinear
+from epimlib.epitome.plan import COEFFICIENT_BITS, COEFFICIENT_MOST
 from epimlib.epitome.trace import evaluating
 from epimlib.quant.grid import InputQuantizer, QuantConfig, QuantizedLayer, WeightQuantizer
 
@@ -153,14 +157,22 @@ def integer_weights(model: nn.Module) -> dict[str, QuantizedLayer]:
             input_scale=step.item(),
             input_bits=inputs.config.activation_bits,
             signed=bool(first < 0),
+            **integer_coefficients(module),
         )
     return layers
 
 
 def attach(module: nn.Module, config: QuantConfig) -> None:
-    """Quantize a float layer in place: its weight or epitome becomes parametrized, its input passes a quantizer."""
+    """Quantize a float layer in place: its weight or epitome becomes parametrized, its input passes a quantizer.
+
+    Free coefficients become parametrized as well, with one step; those of the other kinds have their grid already.
+    """
     quantizer = weight_quantizer(module, config).eval()  # registration calls it once, which is no training step
     parametrize.register_parametrization(module, weight_name(module), quantizer)
+    if weight_name(module) == "epitome" and module.spec.coefficients == "free":
+        grid = dataclasses.replace(config, bits=COEFFICIENT_BITS["free"], granularity="tensor")
+        coefficients = WeightQuantizer(module.coefficients.detach(), grid).eval()
+        parametrize.register_parametrization(module, "coefficients", coefficients)
     module.input_quantizer = InputQuantizer(config).to(quantizer.scale.device)
     module.register_forward_pre_hook(_quantize_input)
     module.train(module.training)
@@ -174,8 +186,19 @@ def weight_name(module: nn.Module) -> str:
 def weight_quantizer(module: nn.Module, config: QuantConfig) -> WeightQuantizer:
     """Return a quantizer for a float layer's weight or epitome; the layer is not changed."""
     name = weight_name(module)
-    usage = torch.from_numpy(module.spec.plan().usage) if name == "epitome" else None
+    usage = usage_of(module) if name == "epitome" else None
     return WeightQuantizer(getattr(module, name).detach(), config, getattr(module, "groups", 1), usage)
+
+
+@torch.no_grad()
+def usage_of(module: EpitomeConv2d | EpitomeLinear) -> Tensor:
+    """Return how often each element of a layer's epitome is sampled, each time by the square of its coefficient."""
+    plan = module.spec.plan()
+    if module.spec.coefficients in ("none", "sign"):
+        return torch.from_numpy(plan.usage)
+    squares = weights_of(module.round_coefficients().cpu().double().numpy() ** 2, plan)
+    squares = np.broadcast_to(squares, plan.index.shape).reshape(-1)
+    return torch.from_numpy(np.bincount(plan.index.reshape(-1), squares, plan.usage.size).reshape(module.spec.epitome))
 
 
 def parametrization(module: nn.Module) -> tuple[WeightQuantizer, nn.Parameter]:
@@ -195,6 +218,41 @@ def integer_weight(module: nn.Module) -> Tensor:
     for other in others:
         weight = other(weight)
     return quantizer.integers(weight)
+
+
+def weighed(module: nn.Module) -> bool:
+    """Return whether a layer has round coefficients."""
+    return hasattr(module, "spec") and module.spec.weighed
+
+
+def coefficient_latent(module: nn.Module) -> nn.Parameter:
+    """Return the float parameter behind a layer's coefficients."""
+    if parametrize.is_parametrized(module, "coefficients"):
+        return module.parametrizations["coefficients"].original
+    return module.coefficients
+
+
+@torch.no_grad()
+def coefficient_step(module: nn.Module) -> float:
+    """Return what the integer coefficient 1 of a layer is worth.
+
+    Free coefficients that are on no grid yet get one of `COEFFICIENT_BITS`, with the largest as the last level.
+    """
+    if module.spec.coefficients != "free":
+        return COEFFICIENT_STEPS[module.spec.coefficients]
+    if parametrize.is_parametrized(module, "coefficients"):
+        return module.parametrizations["coefficients"][0].scale.abs().item()
+    return module.coefficients.abs().max().item() / COEFFICIENT_MOST["free"] or 1.0
+
+
+@torch.no_grad()
+def integer_coefficients(module: nn.Module) -> dict[str, Any]:
+    """Return ``coefficients`` and ``coefficient_scale`` of a layer, as `QuantizedLayer` has them; {} if it has none."""
+    if not weighed(module):
+        return {}
+    step = coefficient_step(module)
+    whole = (module.round_coefficients().cpu().double() / step).round()
+    return {"coefficients": whole.int(), "coefficient_scale": step}
 
 
 def _quantize_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

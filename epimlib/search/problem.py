@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from epimlib._checks import keys, one_of, positive
+from epimlib.epitome.coefficients import fit_coefficients, weights_of
 from epimlib.epitome.design import uniform_spec
-from epimlib.epitome.plan import EpitomeSpec
+from epimlib.epitome.plan import COEFFICIENTS, EpitomeSpec
 from epimlib.epitome.workload import Workload
 from epimlib.search.table import Candidate, Costs, CostTable
 
@@ -36,6 +37,7 @@ def candidates(
     wraps: Iterable[int | str] = ("full", 2, 1),
     families: Iterable[str] = ("window", "channel"),
     bits: Iterable[int] = (3, 5),
+    coefficients: Iterable[str] = ("none",),
 ) -> dict[str, tuple[Candidate, ...]]:
     """Return the candidates of every weighted layer: dense and each distinct epitome, at each number of bits.
 
@@ -44,12 +46,14 @@ def candidates(
     Raises:
         TypeError, ValueError: if an argument is no list, or empty, or one of its values is not allowed.
     """
-    given = {"rows": rows, "cols": cols, "wraps": wraps, "families": families, "bits": bits}
+    given = {"rows": rows, "cols": cols, "wraps": wraps, "families": families}
+    given |= {"coefficients": coefficients, "bits": bits}
+    named = {"families": ["window", "channel"], "coefficients": COEFFICIENTS}
     for name, values in given.items():
         given[name] = listed(name, values)
         for value in given[name]:
-            if name == "families":
-                one_of(name, value, ["window", "channel"])
+            if name in named:
+                one_of(name, value, named[name])
             elif name != "wraps" or value != "full":
                 positive(name, value)
     *shape, bits = given.values()
@@ -93,6 +97,10 @@ def fit_error(weight: np.ndarray, spec: EpitomeSpec) -> float:
             f"weight must hold finite real numbers, not all zero, got {weight.dtype} {weight.reshape(-1)[:3]}"
         )
     plan = spec.plan()
+    if spec.weighed:
+        epitome, coefficients = fit_coefficients(weight, plan)
+        fitted = epitome.reshape(-1)[plan.index] * weights_of(coefficients, plan)
+        return float(np.linalg.norm(weight - fitted) / np.linalg.norm(weight.astype(float)))
     index = plan.index.reshape(-1)
     mean = np.bincount(index, weight.reshape(-1), plan.usage.size) / np.maximum(plan.usage.reshape(-1), 1)
     return float(np.linalg.norm(weight.reshape(-1) - mean[index]) / np.linalg.norm(weight.astype(float)))

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from epimlib._checks import keys, known_layers, line, nearest, positive
-from epimlib._torchvision import ensure_torchvision
 from epimlib.epitome.design import Design
 from epimlib.epitome.layers import epitomize
 from epimlib.epitome.trace import trace
@@ -99,10 +98,9 @@ def build(
 
 def create(config: TrainConfig) -> nn.Module:
     """Return the dense network of a configuration, with new weights drawn from its seed."""
-    ensure_torchvision()
-    import timm
-
     from epimlib.train import resnet9  # noqa: F401  (registers itself with timm)
+
+    import timm
 
     torch.manual_seed(config.seed)
     options = {"num_classes": DATASETS[config.data].classes, "in_chans": config.input_size[0], **config.model_options}
@@ -128,7 +126,7 @@ def _design(config: TrainConfig, workload: Workload) -> Design:
         return Design()
     if "layers" in config.design:
         return Design.from_dict(config.design).check(workload)
-    names = ["rows", "cols", "wrap", "family", "dense"]
+    names = ["rows", "cols", "wrap", "family", "coefficients", "dense"]
     arguments = dict(keys("design of a training configuration", config.design, names[:2], names[2:]))
     dense = arguments.pop("dense", [])
     if not isinstance(dense, list | tuple):

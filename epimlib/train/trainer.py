@@ -63,8 +63,8 @@ class Trainer:
         """Return the network that is evaluated and saved."""
         return self.ema.module if self.ema else self.network
 
-    def epoch(self, epoch: int, progress: bool) -> dict[str, float]:
-        """Train one epoch, evaluate, and return what is found."""
+    def epoch(self, epoch: int, bar: tqdm) -> dict[str, float]:
+        """Train one epoch, evaluate, and return what is found; the bar moves by one in all."""
         from timm.utils import random_seed
 
         # NumPy takes 32 bits.
@@ -80,16 +80,14 @@ class Trainer:
         batches = self._on_device(self.images.training(epoch, within["step"]))
         if within["step"]:  # the batches before it are left out, what was drawn with them is not
             self.place.set_random(self.random[self.place.rank])
-        shown = {"total": self.steps, "initial": within["step"], "desc": f"epoch {epoch + 1}", "leave": False}
-        with tqdm(**shown, disable=not progress) as bar:
-            for step, (x, target) in enumerate(batches, within["step"] + 1):
-                self.schedule.step_update(epoch * self.steps + step - 1)
-                total += self.step(*(self.mixup(x, target) if self.mixup else (x, target)))
-                if self.ema:
-                    self.ema.update(self.network, epoch * self.steps + step)
-                bar.update()
-                if step < self.steps and self._due(step):
-                    self.save({"step": step, "total": total.item(), **spent()})
+        for step, (x, target) in enumerate(batches, within["step"] + 1):
+            self.schedule.step_update(epoch * self.steps + step - 1)
+            total += self.step(*(self.mixup(x, target) if self.mixup else (x, target)))
+            if self.ema:
+                self.ema.update(self.network, epoch * self.steps + step)
+            bar.update(1 / self.steps)
+            if step < self.steps and self._due(step):
+                self.save({"step": step, "total": total.item(), **spent()})
         mean = (self.place.sum(total / self.steps)[0] / self.place.world).item()
         self._require_finite(f"the loss of epoch {epoch + 1}", mean)
         self._agree()

@@ -8,6 +8,7 @@ Under ``torchrun`` the processes share the batches (DistributedDataParallel); th
 in seconds what hours of training would find out.
 """
 
+import contextlib
 import dataclasses
 import math
 import sys
@@ -38,7 +39,7 @@ def train(
     folder: str | Path,
     start: str | Path | None = None,
     device: str = "auto",
-    progress: bool = True,
+    progress: bool | tqdm = True,
     tensorboard: bool = False,
     name: str = "train",
 ) -> RunRecord:
@@ -49,7 +50,7 @@ def train(
         folder: of this run alone.
         start: the folder of the finished run that ``config.start`` means.
         device: ``"cpu"``, ``"cuda"``, ``"mps"``, or ``"auto"``, the best that is there.
-        progress: whether to show progress bars.
+        progress: whether to show a progress bar on a terminal; or one of `epochs_bar`, which several trainings share.
         tensorboard: whether to write events for TensorBoard too; it must be installed.
         name: of the run in its record.
 
@@ -66,9 +67,12 @@ def train(
         RunError: if the loss is no longer finite, the disk or the memory is full, or another step fails.
     """
     folder = Path(folder)
+    shared = progress if isinstance(progress, tqdm) else None
     if (folder / RECORD).is_file():
         record = RunRecord.load(folder)
         require_same(folder, record.parameters, config)
+        if shared is not None:
+            _skip(shared, config.epochs)
         return record
     place = Place.of(device)
     images = images_of(config, place)
@@ -81,11 +85,12 @@ def train(
     record = RunRecord.of(name, config.to_dict(), datetime.now(UTC))
     machine, versions = record.machine | place.count, record.versions | {config.data: images.checksum}
     record = dataclasses.replace(record, machine=machine, versions=versions)
-    progress = progress and place.rank == 0
-    if record.dirty and progress:
+    shown = progress is not False and place.rank == 0
+    if record.dirty and shown:
         tqdm.write(f"files differ from commit {record.commit[:7]}, and the record will say so", file=sys.stderr)
     try:
-        _epochs(trainer, progress, writer)
+        with epochs_bar(config.epochs, shown) if shared is None else contextlib.nullcontext(shared) as bar:
+            _epochs(trainer, bar, writer)
         return trainer.finish(record)
     except RunError:
         raise
@@ -123,17 +128,31 @@ def load_trained(folder: str | Path, start: str | Path | None = None) -> Network
     return Network(network.model.eval(), None if first is None else network.teacher, about)
 
 
-def _epochs(trainer: Trainer, progress: bool, writer: Any) -> None:
+def epochs_bar(epochs: int, shown: bool = True) -> tqdm:
+    """Return a progress bar of so many epochs, which is silent where its output is no terminal."""
+    form = "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt} epochs [{elapsed}<{remaining}{postfix}]"
+    return tqdm(total=epochs, bar_format=form, disable=None if shown else True)
+
+
+def _skip(bar: tqdm, epochs: float) -> None:
+    """Count epochs that were trained before, which say nothing of how long the others take."""
+    if not bar.disable:
+        bar.initial += epochs
+        bar.update(epochs)
+
+
+def _epochs(trainer: Trainer, bar: tqdm, writer: Any) -> None:
     """Train the epochs that are left, with a checkpoint after each."""
     history, epochs = trainer.history, trainer.config.epochs
-    with tqdm(initial=len(history), total=epochs, desc=trainer.folder.name, disable=not progress) as bar:
-        for epoch in range(len(history), epochs):
-            history.append(trainer.epoch(epoch, progress))
-            bar.set_postfix({name: f"{history[-1][name]:.4g}" for name in ("train_loss", "accuracy")})
-            bar.update()
-            trainer.save()
-            for name, value in history[-1].items() if writer else ():
-                writer.add_scalar(name, value, epoch)
+    bar.set_description(trainer.folder.name)
+    bar.set_postfix_str("")  # of the run before
+    _skip(bar, len(history) + trainer.within["step"] / trainer.steps)
+    for epoch in range(len(history), epochs):
+        history.append(trainer.epoch(epoch, bar))
+        bar.set_postfix({name: f"{history[-1][name]:.4g}" for name in ("train_loss", "accuracy")})
+        trainer.save()
+        for name, value in history[-1].items() if writer else ():
+            writer.add_scalar(name, value, epoch)
     if writer:
         writer.close()
 

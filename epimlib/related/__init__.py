@@ -1,0 +1,1 @@
+"""Related systems on the same hardware model; each module names the work it follows."""
