@@ -11,7 +11,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 HELD = (
-    "notebooks/*.ipynb", "data/*.yaml", "data/experiments/*", "data/networks/*", "data/results/*/*.json",
+    "notebooks/*.ipynb", "data/*.yaml", "data/experiments/*", "data/networks/*", "data/results/**/*.json",
     "data/workloads/*", "book/figures/*", "tests/__init__.py", "tests/mnsim_reference.py", "tests/reference/*",
 )  # fmt: skip
 
