@@ -70,6 +70,20 @@ THIN_OUT = """() => {
 }"""
 
 
+# What goes beyond the screen: the page as a whole, or a cell of code beyond its frame. Only tables may be scrolled.
+CUT = """() => {
+  const width = document.documentElement.clientWidth;
+  const code = [...document.querySelectorAll("article .cell_input pre")].filter(e => e.scrollWidth > e.clientWidth);
+  const found = code.map(e => `code wider than its frame: ${e.textContent.slice(0, 80)}`);
+  if (document.documentElement.scrollWidth > width)
+    for (const e of document.querySelectorAll("article *"))
+      if (e.getBoundingClientRect().right > width + 1)
+        found.push(`beyond the screen: ${e.tagName} ${e.textContent.slice(0, 80)}`);
+  return found;
+}"""
+WIDTHS = (390, 1280)  # of a phone, and of a small laptop [px]
+
+
 class Handler(SimpleHTTPRequestHandler):
     """Serves the book without a line on the terminal for each request."""
 
@@ -206,6 +220,10 @@ def barriers_of(tab, **options) -> list[str]:
 def test_page(tab, site, name):
     visit(tab, site + name)
     found = troubles_of(tab, site) + barriers_of(tab, rules={"color-contrast": {"enabled": False}})
+    tab.evaluate("() => document.querySelectorAll('details').forEach(e => e.open = true)")
+    for width in WIDTHS:
+        tab.set_viewport_size({"width": width, "height": 720})
+        found += [f"{width} px, {cut}" for cut in tab.evaluate(CUT)]
     tab.evaluate(THIN_OUT)
     for scheme in ("light", "dark"):
         tab.emulate_media(color_scheme=scheme)
