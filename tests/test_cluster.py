@@ -53,7 +53,7 @@ def test_without_snakemake_it_says_what_to_install(project, capsys, monkeypatch)
     code, out, err = epim(capsys, *SWEEP)
     assert (code, out) == (2, "")
     assert not Path("s").exists()
-    assert err == "epim: the engine snakemake is not installed: pip install 'epimlib[sweep]'\n"
+    assert err == "epim: the engine snakemake is not installed: pip install 'snakemake>=9,<10'\n"
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from epimlib.lab.notebooks import Notebook, RunError, execute
 from epimlib.lab.parameters import Parameter, resolve
 from epimlib.lab.records import RunRecord
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("[0-9]*.ipynb"))
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 SETS = int(os.environ.get("FUZZ_SETS", "1"))
 """Parameter sets for each notebook."""
 FIRST = int(os.environ.get("FUZZ_FIRST", "0"))

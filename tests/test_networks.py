@@ -91,7 +91,6 @@ def test_stored_names_need_no_torch(folder):
     assert load_network("resnet18") == RESNET18
 
 
-@pytest.mark.filterwarnings("default")  # of torch.export
 def test_a_network_of_timm_is_traced_once_and_kept(folder, monkeypatch):
     network = load_network("regnetz_005")
     with torch.device("meta"):

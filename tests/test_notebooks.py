@@ -15,7 +15,7 @@ from epimlib.lab.parameters import resolve
 from tests.test_runs import write
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted((ROOT / "notebooks").rglob("[0-9]*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
 
 
 def load(path: str):

@@ -84,10 +84,11 @@ class TestPlan:
         assert plan_points(tiny) == ({},)
 
     def test_a_thousand_points_are_planned_at_once(self, tiny):
-        started = time.monotonic()
+        """In 3 s of a processor: others do not make that longer."""
+        started = time.process_time()
         jobs = Sweep(tiny, plan_points(tiny, {"n": list(range(1, 41)), "m": list(range(1, 26))})).jobs(Path("s"))
         assert len({job.folder for job in jobs if not job.done}) == 1000
-        assert time.monotonic() - started < 3
+        assert time.process_time() - started < 3
 
     @pytest.mark.parametrize("cut", range(len(FILE)))
     def test_a_truncated_file_is_refused_or_a_whole_one(self, project, cut):
@@ -185,13 +186,13 @@ FILES = [
 @pytest.mark.parametrize(("command", "sentence"), MISTAKES)
 def test_a_wrong_request_is_one_sentence_and_starts_nothing(project, capsys, no_process, command, sentence):
     before = sorted(project.rglob("*"))
-    started = time.monotonic()
+    started = time.process_time()
     code, out, err = epim(capsys, "sweep", *command.split(" "))
     assert (code, out) == (2, "")
     assert err.startswith(f"epim: {sentence}")
     assert err.count("\n") == 1
     assert sorted(project.rglob("*")) == before
-    assert time.monotonic() - started < 3
+    assert time.process_time() - started < 3
 
 
 @pytest.mark.parametrize(("text", "sentence"), FILES)

@@ -26,7 +26,7 @@ from epimlib._checks import read_yaml
 PAGE = "book/explore"
 ROOT = Path(__file__).parents[2]
 LIBRARY = ["epimlib/__init__.py", "epimlib/_checks.py", "epimlib/epitome/*.py", "epimlib/pim/*.py"]
-LIBRARY += ["data/workloads/*.json", "book/_ext/explore_answer.py"]
+LIBRARY += ["epimlib/search/*.py", "data/workloads/*.json", "book/_ext/explore_answer.py"]
 """What answers a question: the files that the page's own Python reads."""
 READ = [*LIBRARY, "epimlib/pim/presets/*.yaml", "book/_ext/explore_table.py"]
 """What the table depends on."""
@@ -80,6 +80,10 @@ class Explore(SphinxDirective):
     """``{explore}``: the form, and the places of the answer."""
 
     def run(self) -> list[nodes.Node]:
+        if not in_browser(self.env.app):
+            return [
+                nodes.paragraph("", "In print there is nothing to choose: open this page of the book in a browser.")
+            ]
         return [nodes.raw("", page(scripts(self.env.app)), format="html")]
 
 
@@ -90,8 +94,15 @@ class Question(SphinxRole):
         text, query = re.fullmatch(r"(.*?)\s*<(.*)>", self.text, re.DOTALL).groups()
         if wrong := unknown(query):
             logging.getLogger(__name__).warning("explore: %s", wrong, location=self.get_location())
+        if not in_browser(self.env.app):
+            return [nodes.inline("", text)], []
         up = "../" * self.env.docname.count("/")
         return [nodes.reference("", text, refuri=f"{up}{PAGE}.html#{query}", internal=True)], []
+
+
+def in_browser(app) -> bool:
+    """Return whether pages are written that a browser opens, not those of a printed book."""
+    return app.builder.name == "html"
 
 
 def unknown(query: str) -> str | None:
@@ -141,7 +152,8 @@ def engine(folder: Path) -> str:
         )
     size = (folder / "explore_pyodide.js").stat().st_size / 1e6
     return (
-        '<button type="button" id="explore-start">Allow any value</button> <span id="explore-state" role="status">'
+        f'<button type="button" id="explore-start" data-version="{fingerprint(LIBRARY)[:8]}">Allow any value</button> '
+        '<span id="explore-state" role="status">'
         f"starts Python in this page, and the library itself computes. It reads {size:.0f} MB of this book and asks no "
         'other host.</span> <a href="../_static/explore_licences.txt">Licences</a>'
     )
@@ -213,7 +225,7 @@ def sources() -> dict[str, str]:
 
 def add_files(app):
     """Let Sphinx copy the table, and Python if it is there, beside the pages."""
-    if app.builder.format == "html":
+    if in_browser(app):
         folder = scripts(app)
         write_table(folder)
         write_python(folder)
@@ -222,7 +234,7 @@ def add_files(app):
 
 def add_scripts(app, pagename, templatename, context, doctree):
     """Load the script, and the table before it, on the page alone."""
-    if pagename == PAGE:
+    if pagename == PAGE and in_browser(app):
         app.add_css_file("explore.css")
         for name in ("explore_table.js", "explore.js"):
             app.add_js_file(name, loading_method="defer")

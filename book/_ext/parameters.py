@@ -93,7 +93,7 @@ def write_pages(app, config) -> None:
 def page(notebook: Notebook) -> str:
     """Return the page of a notebook's parameters in MyST Markdown."""
     parts = [
-        f"(parameters-{notebook.name})=\n# Parameters of chapter {int(notebook.name[:2])}",
+        f"(parameters-{notebook.name})=\n# Parameters of {place(notebook)}",
         f"What {{doc}}`/notebooks/{notebook.name}` lets you change. {times(notebook)}",
         f"```bash\n{command(notebook)}\n```",
         "## Parameters\n\n" + "\n".join(entry(notebook, p) for p in notebook.parameters),
@@ -101,6 +101,12 @@ def page(notebook: Notebook) -> str:
         explore(notebook),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def place(notebook: Notebook) -> str:
+    """Return what a text calls a notebook: its chapter, or its title where it has no number."""
+    number = re.match(r"\d\d", notebook.name)
+    return f"chapter {int(number[0])}" if number else f"*{notebook.title}*"
 
 
 def index(paths: list[Path]) -> str:
@@ -227,7 +233,7 @@ def amend(app, docname, source) -> None:
     """Put the measured time into the first card of a chapter, and how to run it again at its end; write the index."""
     if docname == FOLDER:
         source[0] += index(sorted(Path(app.srcdir, "notebooks").glob("*.ipynb")))
-    if not re.fullmatch(r"notebooks/\d\d_\w+", docname):
+    if not re.fullmatch(r"notebooks/\w+", docname):
         return
     notebook = Notebook.load(Path(app.srcdir, f"{docname}.ipynb"))
     data = json.loads(source[0])

@@ -146,7 +146,7 @@
   async function fetched(name) {
     await new Promise((done, failed) => {
       const script = document.createElement("script");
-      Object.assign(script, { src: new URL(name, here), onload: done, onerror: () => failed(new Error(`${name} cannot be read`)) });
+      Object.assign(script, { src: new URL(`${name}?v=${$("explore-start").dataset.version}`, here), onload: done, onerror: () => failed(new Error(`${name} cannot be read`)) });
       document.head.append(script);
     });
   }

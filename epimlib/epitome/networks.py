@@ -108,6 +108,6 @@ def _traced(name: str, of_timm: str, size: int | None) -> Workload:
                 model.set_input_size(img_size=(size, size))
     except Exception as error:
         raise ValueError(f"timm cannot make the network {name!r}: {line(error)}") from error
-    if size is None:
-        return trace(model, name=name)
-    return trace(model, (model.pretrained_cfg["input_size"][0], size, size), name)
+    image = None if size is None else (model.pretrained_cfg["input_size"][0], size, size)
+    with warnings.catch_warnings(action="ignore"):  # torch's remarks on how timm's models are written
+        return trace(model, image, name)

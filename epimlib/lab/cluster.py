@@ -42,7 +42,7 @@ ALWAYS = ("--keep-going", "--keep-incomplete", "--rerun-incomplete")
 def need_snakemake() -> None:
     """Raise ``ValueError`` if Snakemake is not installed."""
     if find_spec("snakemake") is None:
-        raise ValueError("the engine snakemake is not installed: pip install 'epimlib[sweep]'")
+        raise ValueError("the engine snakemake is not installed: pip install 'snakemake>=9,<10'")
 
 
 def by_snakemake(

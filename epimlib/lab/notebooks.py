@@ -81,21 +81,27 @@ class Notebook:
     def recorded(self) -> dict[str, RunRecord]:
         """Return the committed records of this notebook by their paths in the project; there may be none.
 
-        They lie below ``data/results`` beside the folder of the notebooks, in a folder ``NAME`` or named after it.
+        They lie in ``data/results/NAME`` beside the folder of the notebooks.
 
         Raises:
             ValueError: if a file there is no record.
         """
         project = self._folder.parent
-        results = project / "data" / "results"
-        paths = sorted([*(results / self.name).glob("*.json"), *results.glob(f"*/{self.path.stem}.json")])
+        paths = sorted((project / "data" / "results" / self.name).glob("*.json"))
         return {path.relative_to(project).as_posix(): RunRecord.load(path) for path in paths}
 
     def seconds(self, profile: str) -> float | None:
-        """Return the median time of the committed records with the values of a profile and any seed [s], or None."""
-        values = resolve(self.parameters, {"profile": profile}) | {"seed": None}
-        alike = [r.seconds for r in self.recorded().values() if r.parameters | {"seed": None} == values]
-        return statistics.median(alike) if alike else None
+        """Return the median time of the committed records with the values of a profile and any seed [s], or None.
+
+        A record may lack parameters that are newer than it.
+        """
+        values = resolve(self.parameters, {"profile": profile})
+        times = [
+            record.seconds
+            for record in self.recorded().values()
+            if all(name == "seed" or values.get(name) == value for name, value in record.parameters.items())
+        ]
+        return statistics.median(times) if times else None
 
     @classmethod
     def load(cls, path: str | Path) -> "Notebook":

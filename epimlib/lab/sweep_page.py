@@ -14,7 +14,7 @@ import pandas as pd
 
 from epimlib._checks import nearest, write_bytes, write_text
 from epimlib.lab.jobs import Job
-from epimlib.lab.records import RunRecord
+from epimlib.lab.records import RECORD, RunRecord
 
 MOST_LINES = 12
 """In a figure."""
@@ -31,7 +31,10 @@ th, td {{ padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #888
 <h1>{title}</h1>
 <p>{about}</p>
 {figure}
-{failed}<div class="wide" role="region" aria-label="Table of all runs" tabindex="0">{table}</div>
+{failed}<div class="wide" role="region" aria-label="Table of all runs" tabindex="0">
+<table><tr>{head}</tr>
+{body}
+</table></div>
 <p><a href="table.csv">This table as CSV</a></p>
 """
 
@@ -54,51 +57,39 @@ def write_results(folder: Path, name: str, jobs: Sequence[Job], failed: Mapping[
     metrics = [name for name in dict.fromkeys(itertools.chain(*(r.metrics for _, r in found))) if name not in swept]
     columns = [*swept, *metrics, "seconds", "folder"]
     texts = [{n: json.dumps(v) if isinstance(v, list) else v for n, v in row.items()} for row in rows]
-    figure = _figure(pd.DataFrame(texts, columns=columns), swept, metrics, metric)
+    frame = pd.DataFrame(texts, columns=columns)
+    figure = _figure(frame, swept, metrics, metric)
     stream = io.StringIO()
     writer = csv.DictWriter(stream, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(texts)
     write_text(folder / "table.csv", stream.getvalue())
     if find_spec("pyarrow"):
-        frame = pd.DataFrame(texts, columns=columns)
         mixed = [name for name in columns if frame[name].map(type).nunique() > 1 and frame[name].dtype == object]
         write_bytes(folder / "table.parquet", frame.astype(dict.fromkeys(mixed, str)).to_parquet(index=False))
-    write_text(folder / "index.html", _page(folder, name, columns, texts, found, figure, jobs, failed))
-
-
-def _page(
-    folder: Path,
-    name: str,
-    columns: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    found: Sequence[tuple[Job, RunRecord]],
-    figure: str,
-    jobs: Sequence[Job],
-    failed: Mapping[Path, str],
-) -> str:
-    made = {
-        f"commit {(r.commit or 'unknown')[:7]}{' with changes' if r.dirty else ''}, Python {r.versions['python']}, "
-        f"{r.machine['processor']}"
-        for _, r in found
-    }
-    about = f"{len(found)} of {len(jobs)} runs are done. {'; '.join(sorted(made))}"
-    body = ""
-    for (job, _), row in zip(found, rows, strict=True):
-        pages = sorted(path.name for path in job.folder.glob("*.html")) or ["record.json"]
-        link = f'<a href="{job.folder.name}/{pages[0]}">{job.folder.name}</a>'
-        body += "<tr>" + "".join(f"<td>{_text(row.get(n))}</td>" for n in columns[:-1]) + f"<td>{link}</td></tr>\n"
-    table = "<table><tr>" + "".join(f"<th>{escape(n)}</th>" for n in columns) + f"</tr>\n{body}</table>"
-    listed = "".join(
-        f"<li>{escape(str(job))}: {escape(failed[job.folder])}</li>" for job in jobs if job.folder in failed
-    )
-    return PAGE.format(
+    failures = [f"<li>{escape(f'{job}: {failed[job.folder]}')}</li>" for job in jobs if job.folder in failed]
+    page = PAGE.format(
         title=escape(name),
-        about=escape(about),
+        about=f"{len(found)} of {len(jobs)} runs are done. {escape('; '.join(sorted({_made(r) for _, r in found})))}",
         figure=figure,
-        failed=f"<h2>Failed</h2><ul>{listed}</ul>\n" if listed else "",
-        table=table,
+        failed=f"<h2>Failed</h2><ul>{''.join(failures)}</ul>\n" if failures else "",
+        head="".join(f'<th scope="col">{escape(name)}</th>' for name in columns),
+        body="\n".join(
+            _row([row.get(n) for n in columns[:-1]], job.folder) for row, (job, _) in zip(texts, found, strict=True)
+        ),
     )
+    write_text(folder / "index.html", page)
+
+
+def _made(record: RunRecord) -> str:
+    commit = (record.commit or "unknown")[:7] + (" with changes" if record.dirty else "")
+    return f"commit {commit}, Python {record.versions.get('python')}, {record.machine.get('processor')}"
+
+
+def _row(values: Sequence[Any], folder: Path) -> str:
+    page = next(iter(sorted(folder.glob("*.html"))), folder / RECORD)
+    link = f'<a href="{folder.name}/{escape(page.name)}">{folder.name}</a>'
+    return f"<tr>{''.join(f'<td>{_text(value)}</td>' for value in values)}<td>{link}</td></tr>"
 
 
 def _text(value: Any) -> str:
