@@ -11,9 +11,11 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 HELD = (
-    "notebooks/*.ipynb", "data/*.yaml", "data/experiments/*", "data/networks/*", "data/results/*/*.json",
-    "data/workloads/*", "book/figures/*", "tests/__init__.py", "tests/mnsim_reference.py", "tests/reference/*",
+    "notebooks/*.ipynb", "data/**/*.*", "book/figures/*", "tests/__init__.py", "tests/mnsim_reference.py",
+    "tests/reference/*",
 )  # fmt: skip
+CACHE = Path("data", "cache")
+"""Data sets, which anybody fetches."""
 
 
 class Build(build_py):
@@ -25,7 +27,7 @@ class Build(build_py):
             return
         held = Path(self.build_lib) / "epimlib" / "project"
         shutil.rmtree(held, ignore_errors=True)  # of an earlier build
-        for path in (path for pattern in HELD for path in Path().glob(pattern)):
+        for path in (path for pattern in HELD for path in Path().glob(pattern) if CACHE not in path.parents):
             (held / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, held / path)
 

@@ -81,13 +81,16 @@ class Notebook:
     def recorded(self) -> dict[str, RunRecord]:
         """Return the committed records of this notebook by their paths in the project; there may be none.
 
-        They lie in ``data/results/NAME`` beside the folder of the notebooks.
+        They lie beside the folder of the notebooks in ``data/results/NAME`` and, those of a sweep, in
+        ``data/results/sweeps/NAME``.
 
         Raises:
             ValueError: if a file there is no record.
         """
         project = self._folder.parent
-        paths = sorted((project / "data" / "results" / self.name).glob("*.json"))
+        results = project / "data" / "results"
+        folders = (results / self.name, results / "sweeps" / self.name)
+        paths = [path for folder in folders for path in sorted(folder.glob("*.json"))]
         return {path.relative_to(project).as_posix(): RunRecord.load(path) for path in paths}
 
     def seconds(self, profile: str) -> float | None:

@@ -155,6 +155,8 @@ def layer_events(
         output_reads=positions * one.output_reads,
         output_writes=positions * one.output_writes,
         table_bits=positions * one.table_bits,
+        negations=positions * one.negations,
+        shifts=positions * one.shifts,
     )
 
 
