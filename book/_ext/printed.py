@@ -129,7 +129,7 @@ def name_files(app, config) -> None:
     config.project = config.html_title
     config.version = config.release = __version__
     config.epub_basename = NAME
-    config.latex_documents = [(config.master_doc, f"{NAME}.tex", config.html_title, config.author, "manual")]
+    config.latex_documents = [(config.master_doc, f"{NAME}.tex", config.html_title, config.author, "jupyterBook")]
 
 
 def setup(app):
