@@ -132,11 +132,21 @@ def name_files(app, config) -> None:
     config.latex_documents = [(config.master_doc, f"{NAME}.tex", config.html_title, config.author, "jupyterBook")]
 
 
+def use_common_fonts(app, error) -> None:
+    """Take letters that every TeX has in the place of those of a large package of fonts, which the class asks for."""
+    document = Path(app.outdir, "jupyterBook.cls")
+    if error is None and app.builder.name == "latex" and document.is_file():
+        text = document.read_text(encoding="utf-8")
+        text = text.replace(r"\RequirePackage{bbm}", r"\RequirePackage{amssymb}").replace(r"\mathbbm", r"\mathbb")
+        document.write_text(text, encoding="utf-8")
+
+
 def setup(app):
     app.add_post_transform(FiguresAsPdf)
     app.add_post_transform(OutputsForLatex)
     app.add_post_transform(OutputsForEpub)
     app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))
     app.add_config_value("epub_math_renderer", "mathml", "html")
+    app.connect("build-finished", use_common_fonts)
     app.connect("config-inited", name_files, priority=950)  # after the table of contents has named the first page
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
