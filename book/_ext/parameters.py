@@ -5,6 +5,7 @@ from the notebook's committed records. The pages lie in ``book/parameters/`` whi
 committed.
 """
 
+import contextlib
 import json
 import re
 from functools import cache
@@ -46,30 +47,37 @@ def said(folder: Path = PROJECT) -> dict[str, Any]:
     return yaml.safe_load((folder / FOLDER).with_suffix(".yaml").read_text(encoding="utf-8"))
 
 
+def runs(notebook: Notebook) -> list[tuple[dict[str, Any], RunRecord]]:
+    """Return the committed records of a notebook and of sweeps over it, each with the value of every parameter.
+
+    A record may be older than a parameter, which then had its default.
+    """
+    folder = notebook.path.parents[1] / "data" / "results" / "sweeps"
+    swept = (
+        record for record in map(RunRecord.load, sorted(folder.rglob("*.json"))) if record.notebook == notebook.name
+    )
+    found = []
+    for record in [*notebook.recorded().values(), *swept]:
+        with contextlib.suppress(TypeError, ValueError):  # of a parameter that is gone, or has another range
+            found.append((resolve(notebook.parameters, record.parameters), record))
+    return found
+
+
 def of_profile(notebook: Notebook, profile: str) -> RunRecord | None:
     """Return, of the committed records with the values of a profile and any seed, that of median time, or None."""
-    values = resolve(notebook.parameters, {"profile": profile}) | {"seed": None}
-    alike = [record for record in notebook.recorded().values() if record.parameters | {"seed": None} == values]
+    wanted = resolve(notebook.parameters, {"profile": profile}) | {"seed": None}
+    alike = [record for values, record in runs(notebook) if values | {"seed": None} == wanted]
     return sorted(alike, key=lambda record: record.seconds)[(len(alike) - 1) // 2] if alike else None
 
 
-def swept(notebook: Notebook) -> list[RunRecord]:
-    """Return the committed records of sweeps over the notebook."""
-    folder = notebook.path.parents[1] / "data" / "results" / "sweeps"
-    records = map(RunRecord.load, sorted(folder.rglob("*.json")))
-    return [record for record in records if record.notebook == notebook.name]
-
-
-def variants(notebook: Notebook) -> tuple[list[str], list[RunRecord]]:
+def variants(notebook: Notebook) -> tuple[list[str], list[tuple[dict[str, Any], RunRecord]]]:
     """Return the parameters that differ between recorded runs of the quick profile, and one run for each setting."""
-    names = [p.name for p in notebook.parameters]
-    runs = [*notebook.recorded().values(), *swept(notebook)]
-    alike = [run for run in runs if set(run.parameters) == set(names) and run.parameters["profile"] == "quick"]
-    differ = [n for n in names if len({repr(record.parameters[n]) for record in alike}) > 1]
-    settings: dict[tuple, RunRecord] = {}
-    for record in alike:
-        settings.setdefault(tuple(map(repr, (record.parameters[n] for n in differ))), record)
-    return differ, sorted(settings.values(), key=lambda record: [record.parameters[n] for n in differ])
+    alike = [(values, record) for values, record in runs(notebook) if values["profile"] == "quick"]
+    differ = [p.name for p in notebook.parameters if len({repr(values[p.name]) for values, _ in alike}) > 1]
+    settings: dict[str, tuple[dict[str, Any], RunRecord]] = {}
+    for values, record in alike:
+        settings.setdefault(repr([values[name] for name in differ]), (values, record))
+    return differ, sorted(settings.values(), key=lambda run: [run[0][name] for name in differ])
 
 
 # What is written ----------------------------------------------------------------------------------------
@@ -78,16 +86,20 @@ def variants(notebook: Notebook) -> tuple[list[str], list[RunRecord]]:
 def write_pages(app, config) -> None:
     """Write a page for each notebook where Sphinx looks for pages; touch none that is as it was."""
     folder = Path(app.srcdir, FOLDER)
-    pages = {
-        folder / f"{path.stem}.md": page(Notebook.load(path))
-        for path in sorted(Path(app.srcdir, "notebooks").glob("*.ipynb"))
-    }
+    pages = {folder / f"{notebook.name}.md": page(notebook) for notebook in chapters(app)}
     folder.mkdir(exist_ok=True)
     for path in set(folder.iterdir()) - set(pages):
         path.unlink()
     for path, text in pages.items():
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
+
+
+def chapters(app) -> list[Notebook]:
+    """Return the notebooks that the table of contents names, but those of solutions."""
+    named = Path(app.srcdir, "_toc.yml").read_text(encoding="utf-8")
+    paths = sorted(Path(app.srcdir, "notebooks").glob("*.ipynb"))
+    return [Notebook.load(path) for path in paths if re.search(rf"\bnotebooks/{path.stem}\b", named)]
 
 
 def page(notebook: Notebook) -> str:
@@ -104,15 +116,15 @@ def page(notebook: Notebook) -> str:
 
 
 def place(notebook: Notebook) -> str:
-    """Return what a text calls a notebook: its chapter, or its title where it has no number."""
-    number = re.match(r"\d\d", notebook.name)
-    return f"chapter {int(number[0])}" if number else f"*{notebook.title}*"
+    """Return which chapter a notebook is, or its title where it has no number."""
+    number = notebook.name.partition("_")[0]
+    return f"chapter {int(number)}" if number.isdigit() else f"“{notebook.title}”"
 
 
-def index(paths: list[Path]) -> str:
+def index(notebooks: list[Notebook]) -> str:
     """Return the table of all notebooks, with their times."""
     lines = ["", "| chapter | parameters | quick | full |", "|---|---|---|---|"]
-    for notebook in map(Notebook.load, paths):
+    for notebook in notebooks:
         quick, full = (of_profile(notebook, profile) for profile in ("quick", "full"))
         same = all(p.full is None for p in notebook.parameters)
         lines.append(
@@ -171,46 +183,46 @@ def times(notebook: Notebook) -> str:
 def before(notebook: Notebook) -> str:
     """Return the section on runs made before, or nothing where there are too few to compare."""
     metrics = said()[notebook.name].get("metrics", {})
-    differ, runs = variants(notebook)
-    shown = {name: label for name, label in metrics.items() if all(name in run.metrics for run in runs)}
-    if not 3 <= len(runs) <= MOST_VARIANTS or not shown:
+    differ, found = variants(notebook)
+    shown = {name: label for name, label in metrics.items() if all(name in run.metrics for _, run in found)}
+    if not 3 <= len(found) <= MOST_VARIANTS or not shown:
         return ""
     header = [*(f"`{name}`" for name in differ), *shown.values()]
     rows = [
-        [*(f"`{text(run.parameters[n])}`" for n in differ), *(number(run.metrics[n]) for n in shown)] for run in runs
+        [*(f"`{text(values[n])}`" for n in differ), *(number(run.metrics[n]) for n in shown)] for values, run in found
     ]
     lines = [header, ["---"] * len(header), *rows]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    where = "; ".join(sorted({f"{machine(run)}, {made(run)}" for run in runs}))
+    where = "; ".join(sorted({f"{machine(run)}, {made(run)}" for _, run in found}))
+    points = [", ".join(text(values[n]) for n in differ) for values, _ in found]
     return f"""## Runs made before
 
 From committed records: {where}. All other parameters had their defaults.
 
 {table}
 
-{figure(notebook, differ, runs, shown)}"""
+{figure(notebook, ", ".join(differ), points, {shown[n]: [run.metrics[n] for _, run in found] for n in shown})}"""
 
 
-def figure(notebook: Notebook, differ: list[str], runs: list[RunRecord], metrics: dict[str, str]) -> str:
-    """Return a figure of the first metrics of runs made before: a panel each, a point for each run."""
+def figure(notebook: Notebook, differ: str, points: list[str], metrics: dict[str, list[float]]) -> str:
+    """Return a figure of the first two metrics of runs made before: a panel each, a point for each run."""
     import pandas as pd
 
     from epimlib.lab.figures import canvas, embed
 
-    chosen = [name for name in metrics if not isinstance(runs[0].metrics[name], str)][:2]
-    points = [", ".join(text(run.parameters[name]) for name in differ) for run in runs]
+    chosen = dict(list(metrics.items())[:2])
     drawn, axes = canvas(7.0, 2.8, ncols=len(chosen), squeeze=False)
-    values = []
-    for axis, name in zip(axes[0], chosen, strict=True):
-        axis.plot([point.replace(", ", "\n") for point in points], [run.metrics[name] for run in runs], "o")
-        axis.set_title(metrics[name], fontsize=11)
-        axis.set_xlabel(", ".join(differ))
+    for axis, (label, values) in zip(axes[0], chosen.items(), strict=True):
+        axis.plot([point.replace(", ", "\n") for point in points], values, "o")
+        axis.set_title(label, fontsize=11)
+        axis.set_xlabel(differ)
         axis.margins(x=0.1, y=0.15)
-        of_runs = [f"{number(run.metrics[name])} at {point}" for run, point in zip(runs, points, strict=True)]
-        values.append(f"{metrics[name]}: {'; '.join(of_runs)}")
-    data = pd.DataFrame([{n: text(r.parameters[n]) for n in differ} | {n: r.metrics[n] for n in chosen} for r in runs])
-    alt = f"A point for each run over {' and '.join(differ)}. {'. '.join(values)}."
-    html = embed(drawn, data, f"variants_{notebook.name}", alt)
+    told = [
+        f"{label}: {'; '.join(f'{number(value)} at {point}' for value, point in zip(values, points, strict=True))}"
+        for label, values in chosen.items()
+    ]
+    alt = f"A point for each run over {differ}. {'. '.join(told)}."
+    html = embed(drawn, pd.DataFrame({differ: points} | chosen), f"variants_{notebook.name}", alt)
     return f"```{{raw}} html\n{html}\n```"
 
 
@@ -232,7 +244,7 @@ def explore(notebook: Notebook) -> str:
 def amend(app, docname, source) -> None:
     """Put the measured time into the first card of a chapter, and how to run it again at its end; write the index."""
     if docname == FOLDER:
-        source[0] += index(sorted(Path(app.srcdir, "notebooks").glob("*.ipynb")))
+        source[0] += index(chapters(app))
     if not re.fullmatch(r"notebooks/\w+", docname):
         return
     notebook = Notebook.load(Path(app.srcdir, f"{docname}.ipynb"))
@@ -247,9 +259,8 @@ def amend(app, docname, source) -> None:
 def outdated(app, env, *sets) -> list[str]:
     """Return the pages to be read again though their files are as they were: records or ``parameters.yaml`` are not."""
     before = getattr(env, "amended", {})
-    chapters = {f"notebooks/{path.stem}": Notebook.load(path) for path in Path(app.srcdir).glob("notebooks/*.ipynb")}
-    env.amended = {docname: to_run(notebook) + again(notebook) for docname, notebook in chapters.items()}
-    changed = [docname for docname in chapters if env.amended[docname] != before.get(docname)]
+    env.amended = {f"notebooks/{notebook.name}": to_run(notebook) + again(notebook) for notebook in chapters(app)}
+    changed = [docname for docname, said in env.amended.items() if said != before.get(docname)]
     return sorted({FOLDER, *changed} & env.found_docs)
 
 

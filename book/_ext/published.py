@@ -27,7 +27,7 @@ def switch_on(app, config) -> None:
 def hint(app, docname, source) -> None:
     """Say before the first cell of a chapter how to install the library where it is missing."""
     address = app.config.html_theme_options.get("repository_url")
-    if not address or not re.fullmatch(r"notebooks/\d\d_\w+", docname):
+    if not address or not re.fullmatch(r"notebooks/\w+", docname):
         return
     data = json.loads(source[0])
     first = next(i for i, cell in enumerate(data["cells"]) if cell["cell_type"] == "code")
