@@ -213,7 +213,8 @@ class Prompts(HTMLParser):
 
 def numbers(text: str) -> set[str]:
     """Return the numbers of a text that have three digits or more, and so are hardly there by chance."""
-    return {number for number in re.findall(r"\d[\d,]*(?:\.\d+)?", text) if len(re.sub(r"\D", "", number)) >= 3}
+    found = re.findall(r"(?<![\w-])\d[\d,]*(?:\.\d+)?", text)
+    return {number for number in found if len(re.sub(r"\D", "", number)) >= 3}
 
 
 def test_no_prompt_stands_below_its_answer(built):
