@@ -22,6 +22,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from epimlib._checks import read_yaml
+from epimlib.epitome.networks import TITLES
 
 PAGE = "book/explore"
 ROOT = Path(__file__).parents[2]
@@ -41,15 +42,7 @@ FORM = {
     "Design": {"design": "layers", "rows": "word lines", "cols": "columns", "wrap": "wrapping"},
 }
 SAID = {
-    "network": {
-        "resnet18": "ResNet-18",
-        "resnet50": "ResNet-50",
-        "resnet101": "ResNet-101",
-        "mobilenetv2_100": "MobileNetV2",
-        "efficientnet_b0": "EfficientNet-B0",
-        "convnext_tiny": "ConvNeXt-Tiny",
-        "vit_tiny_patch16_224": "ViT-Tiny",
-    },
+    "network": TITLES,
     "crossbar": {side: f"{side} × {side}" for side in explore_table.AXES["crossbar"]},
     "design": {"epitome": "epitomes", "dense": "all dense"},
     "wrap": {"full": "all", 1: "none"},

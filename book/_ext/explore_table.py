@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from explore_answer import changed, design_of, epitome, matrix
 
+from epimlib.epitome.networks import TITLES
 from epimlib.epitome.workload import Workload
 from epimlib.pim.cost import CostModel
 from epimlib.pim.hardware import Crossbar, Hardware
@@ -27,17 +28,8 @@ ACCELERATOR = {
     "bits": [3, 5, 9],
     "activation_bits": [5, 9],
 }
-NETWORKS = [
-    "resnet18",
-    "resnet50",
-    "resnet101",
-    "mobilenetv2_100",
-    "efficientnet_b0",
-    "convnext_tiny",
-    "vit_tiny_patch16_224",
-]
 EPITOME = {"rows": [256, 512, 1024, 2048], "cols": [128, 256, 512], "wrap": ["full", 2, 1]}
-AXES = {**ACCELERATOR, "network": NETWORKS, "design": ["epitome", "dense"], **EPITOME}
+AXES = {**ACCELERATOR, "network": list(TITLES), "design": ["epitome", "dense"], **EPITOME}
 """The choices, those of the accelerator first."""
 BASELINE_BITS = 32
 SUMS = ("crossbars", "factor", "latency", "sequential", "energy", "area", "utilization")
