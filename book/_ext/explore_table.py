@@ -52,7 +52,7 @@ class Keys:
         """``(layer, epitome or None)``"""
         self.use: dict[str, list[np.ndarray]] = {}
         """For every network, for every design: which of them its layers are, ``(layers,)``."""
-        self.networks = {name: Workload.load(name) for name in NETWORKS}
+        self.networks = {name: Workload.load(name) for name in TITLES}
         self.positions = {name: [layer.positions for layer in w.layers] for name, w in self.networks.items()}
         known: dict[tuple, int] = {}
         for name, workload in self.networks.items():
