@@ -131,7 +131,7 @@ def test_a_rebuild_computes_the_table_only_if_what_it_depends_on_changed(monkeyp
 
 def test_the_table_depends_on_every_file_that_an_answer_reads():
     program = (
-        "import sys; sys.path.insert(0, 'book/_ext'); import explore_table as t; t.NETWORKS[:] = ['resnet18']\n"
+        "import sys; sys.path.insert(0, 'book/_ext'); import explore_table as t; t.TITLES = ['resnet18']\n"
         "t.rows_of({'preset': 'default', 'crossbar': 256})\n"
         "own = {n: m.__file__ for n, m in sys.modules.items() if n.startswith(('epimlib', 'explore_'))}\n"
         "print(*own.values(), sep='\\n')"
