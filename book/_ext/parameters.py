@@ -143,7 +143,9 @@ def command(notebook: Notebook) -> str:
 
 def entry(notebook: Notebook, p: Parameter) -> str:
     """Return what there is to say of one parameter, as an entry of a definition list."""
-    values = f"`{text(p.default)}`" + ("" if p.full is None else f", in the full profile `{text(p.full)}`")
+    values = f"`{text(p.default)}`" if p.default != "" else "nothing"
+    if p.full is not None:
+        values += f", in the full profile `{text(p.full)}`"
     own, general = said()[notebook.name], said()["all"]
     effect = own["effect"].get(p.name, general["effect"].get(p.name, ""))
     time = own.get("time", {}).get(p.name)
@@ -160,7 +162,7 @@ def allowed(p: Parameter) -> str:
         span = f"{', '.join(others)} or {last}"
     else:
         span = f"{p.low:g} to {p.high:g}" if p.low is not None else OBJECTS.get(p.object, "")
-    span += f" {p.unit}" if span and p.unit not in ("1", "name") else ""
+    span += f" {p.unit}" if span and p.unit not in ("1", "name", "file") else ""
     many = p.type.startswith("list")
     return ", ".join(filter(None, [TYPES[p.type], span, count if many and (least, most) != (1, None) else "", p.order]))
 
