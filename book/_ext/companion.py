@@ -6,6 +6,7 @@
 - A drawing (SVG) stands in the page itself, so that its lines have the colour of a light or a dark page.
 - What answers a prompt to predict is folded, whatever it is: all between the prompt and ``{answer-end}``.
 - The docstrings of attributes, constants and properties are plain sentences.
+- What unfolds a part of the sidebar has a name.
 - The bibliography does not claim to be a list of list items, which it is not for a screen reader.
 """
 
@@ -87,12 +88,17 @@ def inline_drawings(app, doctree, docname):
 
 
 def correct_page(app, pagename, templatename, context, doctree):
-    """Drop the scripts of sphinx-thebe from a page, and the wrong role from its bibliography."""
+    """Drop the scripts of sphinx-thebe from a page, name what unfolds its sidebar, and mend its bibliography's role."""
     context["script_files"] = [
         script
         for script in context["script_files"]
         if "thebe" not in f"{script.filename} {script.attributes.get('body')}"
     ]
+    if "generate_toctree_html" in context:
+        sidebar = context["generate_toctree_html"]
+        context["generate_toctree_html"] = lambda *given, **options: str(sidebar(*given, **options)).replace(
+            "<summary>", '<summary aria-label="the pages below">'
+        )
     if "body" in context:
         context["body"] = context["body"].replace(
             '<div role="list" class="citation-list">', '<div class="citation-list">'
