@@ -6,7 +6,8 @@
 - A drawing (SVG) stands in the page itself, so that its lines have the colour of a light or a dark page.
 - What answers a prompt to predict is folded, whatever it is: all between the prompt and ``{answer-end}``.
 - The docstrings of attributes, constants and properties are plain sentences.
-- What unfolds a part of the sidebar has a name.
+- What unfolds a part of the sidebar has a name, and the page's own contents are what Bootstrap follows while one scrolls:
+  the theme names a list that its pages lack, and then every link of a page is taken for an entry of it.
 - The bibliography does not claim to be a list of list items, which it is not for a screen reader.
 """
 
@@ -23,6 +24,12 @@ from sphinx_design.shared import create_component
 
 logger = logging.getLogger(__name__)
 PROMPT = "Predict"  # title of an admonition that asks for a prediction
+SCROLLSPY = """
+addEventListener("DOMContentLoaded", () => {
+  if (document.querySelector(".page-toc a")) document.body.dataset.bsTarget = ".page-toc";
+  else document.body.removeAttribute("data-bs-spy");
+});
+"""
 MATHJAX = ("tex-mml-chtml.js", "output/chtml/fonts/woff-v2")
 
 
@@ -114,6 +121,7 @@ def plain_sentence(app, what, name, obj, options, lines):
 def setup(app):
     app.config.mathjax_path = "mathjax/tex-mml-chtml.js"
     app.set_html_assets_policy("always")  # a formula may stand in the output of a cell only
+    app.add_js_file(None, body=SCROLLSPY)
     app.connect("build-finished", copy_mathjax)
     app.add_directive("answer-end", AnswerEnd)
     app.add_transform(FoldAnswers)
