@@ -6,8 +6,8 @@
 - A drawing (SVG) stands in the page itself, so that its lines have the colour of a light or a dark page.
 - What answers a prompt to predict is folded, whatever it is: all between the prompt and ``{answer-end}``.
 - The docstrings of attributes, constants and properties are plain sentences.
-- What unfolds a part of the sidebar has a name, and the page's own contents are what Bootstrap follows while one scrolls:
-  the theme names a list that its pages lack, and then every link of a page is taken for an entry of it.
+- What unfolds a part of the sidebar has a name, and Bootstrap follows the page's own contents while one scrolls: the
+  theme names a list that its pages lack, and then every link of a page is taken for an entry of it.
 - The bibliography does not claim to be a list of list items, which it is not for a screen reader.
 """
 
