@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import csv
+import math
 import os
 import shlex
 import signal
@@ -257,8 +258,10 @@ def _sweep(request: argparse.Namespace) -> None:
     if request.dry_run:
         left = sum(not job.done for job in listed)
         print(table(("folder", "done", "point"), [(job.folder, "yes" if job.done else "no", job) for job in listed]))
-        time = seconds and timedelta(seconds=round(seconds * left / max(1, min(request.jobs, left))))
-        about = f"for about {time} [h:min:s]" if time else "no record says how long"
+        about = "no record says how long"
+        if seconds is not None:
+            time = timedelta(seconds=math.ceil(seconds * left / max(1, min(request.jobs, left))))
+            about = f"for about {time} [h:min:s]"
         print(f"\n{left} of {len(listed)} would run, {about}")
         return
     with jobs.alone(folder):
