@@ -31,6 +31,7 @@ from epimlib.search.problem import candidates, fit_error
 from epimlib.search.table import tabulate
 from epimlib.train.build import build
 from epimlib.train.config import TrainConfig
+from tests.test_layers import specs as any_specs
 
 KINDS = [kind for kind in COEFFICIENTS if kind != "none"]
 LEVELS = {"sign": (-1, 1), "power": (-2, -1, -0.5, -0.25, 0.25, 0.5, 1, 2)}
@@ -39,15 +40,7 @@ LEVELS = {"sign": (-1, 1), "power": (-2, -1, -0.5, -0.25, 0.25, 0.5, 1, 2)}
 @st.composite
 def specs(draw, kernels=((1, 1), (3, 3), (1, 3)), kinds=tuple(KINDS)):
     """Specifications with coefficients, from shapes, with blocks that are short or shared by chance too."""
-    kernel = draw(st.sampled_from(kernels))
-    out, inp = draw(st.integers(1, 12)), draw(st.integers(1, 12))
-    e_out, e_in = draw(st.integers(1, out)), draw(st.integers(1, inp))
-    window = [k + draw(st.integers(0, 2)) for k in kernel]
-    while e_out * e_in * window[0] * window[1] > out * inp * kernel[0] * kernel[1]:
-        window = list(kernel)
-    block = (draw(st.integers(1, e_out)), draw(st.integers(1, e_in)))
-    wrap = draw(st.integers(1, -(-out // block[0])))
-    return EpitomeSpec(out, inp, kernel, (e_out, e_in, *window), block, wrap, draw(st.sampled_from(kinds)))
+    return dataclasses.replace(draw(any_specs(kernels)), coefficients=draw(st.sampled_from(kinds)))
 
 
 def sampled(epitome: torch.Tensor, coefficients: torch.Tensor, spec: EpitomeSpec) -> torch.Tensor:
