@@ -31,7 +31,7 @@ STATIC = test_browser.HTML / "_static"
 WITH_PYTHON = (STATIC / "explore_pyodide.js").is_file()
 QUESTIONS = 100
 """Random questions to Python in the page."""
-PANELS = ["03_mapping", "05_epitome_network", "06_cost", "08_reuse", "13_headline", "18_networks", "20_sensitivity"]
+PANELS = ["03_mapping", "05_epitome_network", "06_cost", "08_reuse", "13_headline", "18_networks", "19_sensitivity"]
 UNITS = {"latency": 1e3, "energy": 1e3, "area": 1e6, "utilization": 100, "factor": 1}
 site, browser, tab = test_browser.site, test_browser.browser, test_browser.tab
 

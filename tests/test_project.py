@@ -236,11 +236,11 @@ def test_without_a_clone_notebooks_and_data_come_from_the_wheel(site, tmp_path):
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 
-    assert "\n21_simulator " in epim("list")
+    assert "\n20_simulator " in epim("list")
     assert epim("show", "03").startswith("03_mapping: ")
     out = epim("run", "03_mapping", "-p", "network=resnet18", "-p", "max_bits=8")
     record = RunRecord.load(tmp_path / out.splitlines()[-1])
     assert (record.parameters["network"], record.commit, record.dirty) == ("resnet18", None, None)
     assert record.metrics["mapping_cells"] == 256**2
-    epim("run", "21")  # which imports from tests
+    epim("run", "20")  # which imports from tests
     assert epim("runs", "network=resnet18").count("03_mapping") == 2
