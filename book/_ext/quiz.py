@@ -19,6 +19,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -139,10 +140,9 @@ def accepted(question: Question, names: Callable[[str], float]) -> list[tuple[fl
     """Return the number of a question and its usual wrong ones, each between the bounds of what is taken for it."""
     values = [value(number, names) for number in (question.number, *(wrong.number for wrong in question.wrong))]
     ranges = [(v - question.margin(v), v, v + question.margin(v)) for v in values]
-    low, right, high = ranges[0]
-    for at, (below, wrong, above) in enumerate(ranges[1:]):
-        if below <= high and low <= above:
-            raise ValueError(f"{question.wrong[at].number} = {wrong:g} cannot be told from the right {right:g}")
+    for (_, number, high), (low, other, _) in pairwise(sorted(ranges)):
+        if low <= high:
+            raise ValueError(f"its numbers {number:g} and {other:g} cannot be told from each other")
     return ranges
 
 
