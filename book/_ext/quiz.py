@@ -51,9 +51,9 @@ class Choice:
 
 @dataclass(frozen=True)
 class Wrong:
-    """A number that is often given and wrong, as an expression, and why it is wrong."""
+    """A number that is often given and wrong, or an expression of it, and why it is wrong."""
 
-    number: str
+    number: str | float
     because: str
 
 
@@ -78,11 +78,10 @@ class Question:
             raise ValueError("it must have either choices or a number")
         if self.choices and (right := sum(choice.right for choice in self.choices)) != 1:
             raise ValueError(f"exactly one choice must be right, got {right}")
+        if self.number and not isinstance(self.number, str):
+            raise ValueError(f"its number must be computed, not typed, got {self.number!r}")
         if self.number and not self.because:
             raise ValueError("its number lacks a reason (because)")
-        for number in (self.number, *(wrong.number for wrong in self.wrong)):
-            if number and not isinstance(number, str):
-                raise ValueError(f"a number must be computed, not typed, got {number!r}")
         self.margin(1.0)
 
     def margin(self, value: float) -> float:
@@ -110,14 +109,12 @@ def question(number: int, item: Any) -> Question:
         raise ValueError(f"question {number}: {error}") from error
 
 
-def value(expression: str, names: Callable[[str], float]) -> float:
+def value(expression: str | float, names: Callable[[str], float]) -> float:
     """Return the value of an expression of numbers, operators, functions and names."""
     try:
-        node = ast.parse(expression, mode="eval").body
+        node = ast.parse(str(expression), mode="eval").body
     except SyntaxError:
         raise ValueError(f"cannot compute {expression!r}") from None
-    if isinstance(node, ast.Constant):
-        raise ValueError(f"a number must be computed, not typed, got {expression!r}")
 
     def of(node: ast.AST) -> float:
         match node:
