@@ -41,7 +41,9 @@ class AnswerEnd(SphinxDirective):
     """Marks the end of an answer; text, code cells and outputs since the prompt are the answer."""
 
     def run(self):
-        return [answer_end()]
+        end = answer_end()
+        self.set_source_info(end)
+        return [end]
 
 
 class FoldAnswers(SphinxTransform):
@@ -62,6 +64,9 @@ class FoldAnswers(SphinxTransform):
             answer = create_component("dropdown", type="dropdown", **looks, **classes)
             answer += [nodes.rubric("", "Show the answer"), *section[start:end]]
             section[start : end + 1] = [answer]
+        for end in list(self.document.findall(answer_end)):
+            logger.warning("no prompt stands before this answer-end in its section", location=end)
+            end.parent.remove(end)
 
 
 def copy_mathjax(app, error):
