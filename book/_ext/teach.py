@@ -9,6 +9,7 @@
 import json
 import re
 from pathlib import Path
+from typing import ClassVar
 
 from docutils import nodes
 from docutils.parsers.rst import directives
@@ -80,7 +81,7 @@ class TeachChapter(SphinxDirective):
     """The head of a card, for ``04_epitome`` or any other chapter."""
 
     required_arguments = 1
-    option_spec = {"aim": directives.unchanged_required, "discuss": directives.positive_int}
+    option_spec: ClassVar[dict] = {"aim": directives.unchanged_required, "discuss": directives.positive_int}
 
     def run(self):
         root = Path(self.env.srcdir)
