@@ -158,6 +158,9 @@ def test_a_reader_guesses_sees_the_answers_and_hands_them_in(tab, pages):
         assert f"Your guess: {guess}" in asked.inner_text()
         answer.locator("summary").click()
         assert f"Your guess: {guess}; computed: " in answer.inner_text()
+    assert prompt(tab, "ratio")[0].locator("input").input_value() == "1.6"
+    assert prompt(tab, "share")[0].get_by_label("about").is_checked()
+    assert [item[0] for item in prompt(tab, "first")[0].locator("li").all_inner_texts()] == ["C", "A", "B"]
 
     tab.goto(pages["index"])
     assert tab.locator(".predict-entry:visible").count() == 3
