@@ -251,7 +251,7 @@ def transformer_layer(draw: Random) -> Drawn:
 def cheaper_converter(draw: Random) -> Drawn:
     name, target = (
         draw.choice(("resnet18", "resnet50")),
-        draw.choice((20, 25, 30, 40, 50, 60)),
+        draw.randrange(15, 61),
     )
     share = float(evaluate(Workload.load(name), hardware()).by_component().loc["ADC", "share of energy"])
     rounded = round(share, 4)
