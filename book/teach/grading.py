@@ -20,7 +20,7 @@ from epimlib.lab.records import RunRecord
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "book"))
-from editions import MARKED, OPEN, SOLUTION, exercises  # noqa: E402
+from editions import EXERCISE, MARKED, OPEN, SOLUTION  # noqa: E402
 
 CONFIG = f"""# Made by book/teach/grading.py.
 c = get_config()
@@ -70,7 +70,7 @@ def assignments(solutions: Any, asked: dict[str, tuple[str, str]]) -> dict[str, 
             if label in found:
                 raise ValueError(f"exercise {label} must have one cell with marked lines, got a second one")
             title, text = asked[label]
-            head = nbformat.v4.new_markdown_cell(f"# {title}\n\n{plain(text, {})}")
+            head = nbformat.v4.new_markdown_cell(f"# {title}\n\n{text.strip()}")
             function = marked(cell, f"{label}-function", solution=True, locked=False)
             found[label] = [marked(head, f"{label}-text"), *setup, function]
         elif label in found and "test" in tags(cell):
@@ -92,7 +92,9 @@ def all_assignments() -> dict[str, Any]:
             record = ROOT / "data" / "results" / path.stem / "quick.json"
             values = RunRecord.load(record).metrics if record.exists() else {}
             chapter = nbformat.read(ROOT / "notebooks" / path.name, as_version=4)
-            found |= assignments(solutions, exercises(chapter, {name: str(value) for name, value in values.items()}))
+            text = "\n\n".join(cell.source for cell in chapter.cells if cell.cell_type == "markdown")
+            asked = {label: (title, plain(body, values)) for _, title, label, body in EXERCISE.findall(text)}
+            found |= assignments(solutions, asked)
     return found
 
 
