@@ -11,12 +11,13 @@ again but fetched, from the notebook that the book executed:
 - in a deck that belongs to no chapter, a block ``{slide}`` with ``NAME "Heading"`` behind it: a slide of another deck
 """
 
+import json
 import re
 import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
@@ -67,13 +68,17 @@ def drawing(path: Path, alt: str) -> str:
     return f'<figure><svg role="img" aria-label="{escape(alt)}" {svg[svg.index("<svg") + 4 :]}</figure>'
 
 
-def drawings(text: str, folder: Path) -> dict[str, str]:
-    """Return the figure files that a text shows, by their labels."""
-    return {
-        options["name"]: drawing(folder / file, options["alt"])
-        for file, options, _ in blocks("figure", text)
-        if "name" in options
-    }
+@cache
+def drawings() -> dict[str, str]:
+    """Return the figure files that pages and chapters of the book show, by their labels."""
+    found: dict[str, str] = {}
+    for path in sorted([*ROOT.glob("book/*.md"), *ROOT.glob("notebooks/*.ipynb")]):
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".ipynb":
+            text = "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"])
+        for file, options, _ in blocks("figure", text):
+            found[options["name"]] = drawing(path.parent / file, options["alt"])
+    return found
 
 
 @dataclass
@@ -113,7 +118,7 @@ class Chapter:
     def text(self) -> str:
         """The chapter's Markdown; where a cell draws a figure of the book stands a directive that names it."""
         return "\n\n".join(
-            cell.source if cell.cell_type == "markdown" else f"```{{figure}}\n:label: {label(cell)}\n```"
+            cell.source if cell.cell_type == "markdown" else f"```{{figure}}\n:name: {label(cell)}\n```"
             for cell in self.cells
             if cell.cell_type == "markdown" or label(cell)
         )
@@ -133,7 +138,7 @@ class Chapter:
     def numbers(self) -> dict[str, str]:
         """What the book calls its equations and figures, by their labels."""
         figures = (options for _, options, _ in blocks("figure", self.text))
-        labels = [options.get("name", options.get("label")) for options in figures]
+        labels = [options["name"] for options in figures]
         chapter = int(self.name[:2])
         return {name: f"({chapter}.{i})" for i, name in enumerate(self.equations, 1)} | {
             name: f"Fig. {chapter}.{i}" for i, name in enumerate(labels, 1)
@@ -148,11 +153,6 @@ class Chapter:
     def exercises(self) -> dict[str, tuple[str, str]]:
         """Title and text of the exercises, by their labels."""
         return {options["label"]: (title, text) for title, options, text in blocks("exercise", self.text)}
-
-    @cached_property
-    def drawings(self) -> dict[str, str]:
-        """The figures of the chapter that are files."""
-        return drawings(self.text, ROOT / "notebooks")
 
     @cached_property
     def shown(self) -> dict[str, list[Any]]:
@@ -273,10 +273,8 @@ class Deck:
         if name in chapter.exercises:
             title, text = chapter.exercises[name]
             return f'<div class="exercise"><p class="kind">Exercise: {escape(title)}</p>{self.html(text)}</div>'
-        known = [*chapter.shown, *chapter.equations, *chapter.exercises]
-        return self.find(
-            "figure, equation, exercise or output", name, dict.fromkeys(known) | files() | chapter.drawings
-        )
+        known = dict.fromkeys([*chapter.shown, *chapter.equations, *chapter.exercises], "") | drawings()
+        return self.find("figure, equation, exercise or output", name, known)
 
     def prompt(self, chapter: Chapter, number: str) -> str:
         """Return one of the chapter's prompts."""
@@ -302,14 +300,6 @@ class Deck:
         """Return a number that the chapter reported, ``name`` or ``name:format``."""
         name, _, form = name.partition(":")
         return format_plain_text(self.find("number", name, self.chapter.glued if self.chapter else {}), form or "s")
-
-
-def files() -> dict[str, str]:
-    """Return the figure files that the book's pages show, by their labels."""
-    found: dict[str, str] = {}
-    for page in sorted((ROOT / "book").glob("*.md")):
-        found |= drawings(page.read_text(encoding="utf-8"), page.parent)
-    return found
 
 
 def role(self, tokens, index, options, env) -> str:
