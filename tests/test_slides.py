@@ -235,9 +235,13 @@ def visit(tab, url: str) -> None:
 @each_deck
 def test_deck(tab, site, path):
     found = []
+    visit(tab, f"{site}{path.stem}.html?print-pdf")
     for width, height in FRAMES:
         tab.set_viewport_size({"width": width, "height": height})
-        visit(tab, f"{site}{path.stem}.html?print-pdf")
+        tab.wait_for_function(
+            "width => getComputedStyle(document.documentElement).getPropertyValue('--width') == width",
+            arg=f"{960 if width / height < 1.5 else 1280}px",
+        )
         found += [f"{width}x{height}, slide {name!r}: {what} sticks out" for name, what in tab.evaluate(OUTSIDE)]
         letters = [(name, size) for name, size in tab.evaluate(LETTERS) if size < LEAST]
         found += [f"{width}x{height}, slide {name!r}: letters of {size:.1f} px" for name, size in letters]
