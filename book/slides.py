@@ -8,7 +8,8 @@ again but fetched, from the notebook that the book executed:
 - a block ``{of-chapter}``, with a name behind it: a figure or an equation by its label, a figure file of any page, an
   exercise by its label, the output of a cell by the cell's id, or ``predict 2`` for the text of the second prompt
 - ``:::{fragment}``: appears one key press later; ``:::{notes}``: for the presenter alone
-- in a deck that belongs to no chapter, a block ``{slide}`` with ``NAME "Heading"`` behind it: a slide of another deck
+- in a deck that belongs to no chapter, a block ``{slide}`` with ``NAME "Heading"`` behind it: a slide of another deck;
+  what the block holds is said before that slide's notes
 """
 
 import json
@@ -261,12 +262,12 @@ class Deck:
         """Return one slide as HTML."""
         self.slide = heading
         if tokens[0].type == "fence":
-            return self.fetched(tokens[0].info.removeprefix("{slide}").strip())
+            return self.fetched(tokens[0].info.removeprefix("{slide}").strip(), tokens[0].content)
         look = ' class="title"' if tokens[0].tag == "h1" else ""
         return f"<section{look}>\n{MARKDOWN.renderer.render(tokens, MARKDOWN.options, {'deck': self})}</section>"
 
-    def fetched(self, place: str) -> str:
-        """Return a slide of another deck."""
+    def fetched(self, place: str, more: str) -> str:
+        """Return a slide of another deck, with more to say before its notes."""
         found = re.fullmatch(r'(\w+) "(.+)"', place)
         self.slide = place
         if not found:
@@ -275,7 +276,8 @@ class Deck:
         alike = [part for part in other.parts if part[0] == found[2]]
         if not alike:
             raise self.fail(f"deck {found[1]} has no such slide; {nearest(found[2], [h for h, _ in other.parts])}")
-        return other.render(*alike[0])
+        notes = '<aside class="notes">'
+        return other.render(*alike[0]).replace(notes, notes + self.html(more), 1)
 
     # What a slide shows of its chapter
 

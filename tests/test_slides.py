@@ -105,11 +105,12 @@ def test_a_slide_that_asks_for_what_is_not_there_is_named(content, why):
 
 
 def test_a_deck_takes_slides_of_others():
-    others = {"07_example": slides.Deck("07_example", "# Example\n\n## One\n\n$x$\n\n## Two\n", chapter())}
-    deck = slides.Deck("lecture", '# Lecture\n\n```{slide} 07_example "One"\n```\n\n## Own\n', None, others)
+    source = "# Example\n\n## One\n\n$x$\n\n:::{notes}\nAsk.\n:::\n\n## Two\n"
+    others = {"07_example": slides.Deck("07_example", source, chapter())}
+    deck = slides.Deck("lecture", '# Lecture\n\n```{slide} 07_example "One"\nNow.\n```\n\n## Own\n', None, others)
     assert [re.sub(r"</?(section|p).*?>|\n", "", text) for text in deck.slides()] == [
         "<h1>Lecture</h1>",
-        r"<h2>One</h2>\(x\)",
+        r'<h2>One</h2>\(x\)<aside class="notes">Now.Ask.</aside>',
         "<h2>Own</h2>",
     ]
 
