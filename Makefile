@@ -1,4 +1,4 @@
-# make book | test | paths | fuzz | serve | slides | bundle | pdf | bench | outputs | records | explorer | clean
+# make book | student | instructor | slides | test | paths | fuzz | serve | bundle | pdf | bench | outputs | records | explorer | clean
 # needs Python 3.11 to 3.13 and nothing else, pdf a TeX too
 PYTHON ?= python3
 VENV   ?= .venv
@@ -13,7 +13,7 @@ PIP_cpu := --extra-index-url https://download.pytorch.org/whl/cpu
 export HF_HUB_OFFLINE ?= 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: book test paths fuzz serve slides bundle pdf bench outputs records explorer clean
+.PHONY: book student instructor slides test paths fuzz serve bundle pdf bench outputs records explorer clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and f"Python 3.11 to 3.13 is needed, {sys.executable} is {sys.version.split()[0]}")'
@@ -37,6 +37,10 @@ book: $(VENV)/.installed .jupyter_cache/$(INPUTS) _build/settings
 	OMP_NUM_THREADS=1 $(BIN)/jcache project -p .jupyter_cache execute --executor local-parallel --timeout 300
 	$(BIN)/jupyter-book build . -W -n --keep-going
 	@echo "The book is _build/html/index.html; make serve shows it in a browser."
+
+# The book without solutions, for a class, and with the guide, for who teaches it.
+student instructor: book
+	$(BIN)/python book/editions.py $@
 
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST)
