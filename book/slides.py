@@ -166,12 +166,31 @@ class Chapter:
         return found
 
 
+def in_turn(pictures: list[str]) -> str:
+    """Return pictures that take each other's place, one with each key press."""
+    steps = [("fade-out", 0), *(("current-visible", at) for at in range(len(pictures) - 1))]
+    return '<figure class="in-turn">{}</figure>'.format(
+        "".join(
+            f'<div class="fragment {look}" data-fragment-index="{at}">{picture}</div>'
+            for picture, (look, at) in zip(pictures, steps, strict=True)
+        )
+    )
+
+
 def label(cell: Any) -> str | None:
     """Return the label of the figure that a cell draws."""
     return cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
 
 
 # From Markdown to slides --------------------------------------------------------------------------------
+
+
+@cache
+def numbers() -> dict[str, str]:
+    """Return what the book calls the equations and figures of all chapters, by their labels."""
+    paths = sorted(ROOT.glob("notebooks/[0-9]*.ipynb"))
+    chapters = (Chapter(path.stem, nbformat.read(path, as_version=4).cells) for path in paths)
+    return {name: number for chapter in chapters for name, number in chapter.numbers.items()}
 
 
 @dataclass
@@ -288,7 +307,10 @@ class Deck:
         data = output.get("data", {"text/plain": output.get("text", "")})
         if "text/html" in data:
             html = re.sub(r"<style.*?</style>|<p><a download.*?</p>", "", data["text/html"], flags=re.DOTALL)
-            return f"<figure>{html}</figure>" if "<svg" in html else f'<div class="table">{html}</div>'
+            pictures = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
+            if len(pictures) > 1:
+                return in_turn(pictures)
+            return f"<figure>{html}</figure>" if pictures else f'<div class="table">{html}</div>'
         if "text/markdown" in data:
             return f'<div class="table">{self.html(data["text/markdown"])}</div>'
         return f"<pre>{escape(data['text/plain'].strip())}</pre>"
@@ -309,7 +331,9 @@ def role(self, tokens, index, options, env) -> str:
     if name == "glue:text":
         return escape(deck.number(content))
     if name in ("eq", "numref"):
-        return deck.find("labelled equation or figure", content, deck.chapter.numbers if deck.chapter else {})
+        return deck.find(
+            "labelled equation or figure", content, numbers() | (deck.chapter.numbers if deck.chapter else {})
+        )
     raise deck.fail(f"a slide knows glue:text, eq and numref, not {{{name}}}`{content}`")
 
 
