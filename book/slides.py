@@ -142,7 +142,8 @@ class Chapter:
     @cached_property
     def prompts(self) -> list[str]:
         """The prompts to predict, in their order."""
-        return [text for title, _, text in blocks("admonition", self.text) if title == "Predict"]
+        found = blocks("(?:admonition|predict)", self.text)
+        return [text for title, _, text in found if title in ("Predict", "number", "choice", "order")]
 
     @cached_property
     def exercises(self) -> dict[str, tuple[str, str]]:

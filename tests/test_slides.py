@@ -29,7 +29,7 @@ def chapter() -> "slides.Chapter":
     """A chapter with one of everything that a slide may show."""
     prose = v4.new_markdown_cell(
         "# Title\n\n```{math}\n:label: eq-one\na = b\n```\n\n```{math}\n:label: eq-two\na &= b \\\\\nc &= d\n```\n\n"
-        "```{admonition} Predict\n:class: tip\n\nUse {eq}`eq-two`. Is it more than {glue:text}`rate:.1f`?\n```\n\n"
+        ":::{predict} number\n:answer: rate\n\nUse {eq}`eq-two`. Is it more than {glue:text}`rate:.1f`?\n:::\n\n"
         "```{exercise} A *sum*\n:label: ex-one\n\nAdd.\n```\n\n"
         "```{figure} ../book/figures/crossbar.svg\n:name: fig-wires\n:alt: wires that cross\n\nCaption.\n```\n"
     )
