@@ -8,15 +8,17 @@ again but fetched, from the notebook that the book executed:
 - a block ``{of-chapter}``, with a name behind it: a figure or an equation by its label, a figure file of any page, an
   exercise by its label, the output of a cell by the cell's id, or ``predict 2`` for the text of the second prompt
 - ``:::{fragment}``: appears one key press later; ``:::{notes}``: for the presenter alone
-- in a deck that belongs to no chapter, a block ``{slide}`` with ``NAME "Heading"`` behind it: a slide of another deck
+- in a deck that belongs to no chapter, a block ``{slide}`` with ``NAME "Heading"`` behind it: a slide of another deck;
+  what the block holds is said before that slide's notes
 """
 
+import json
 import re
 import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
@@ -67,13 +69,17 @@ def drawing(path: Path, alt: str) -> str:
     return f'<figure><svg role="img" aria-label="{escape(alt)}" {svg[svg.index("<svg") + 4 :]}</figure>'
 
 
-def drawings(text: str, folder: Path) -> dict[str, str]:
-    """Return the figure files that a text shows, by their labels."""
-    return {
-        options["name"]: drawing(folder / file, options["alt"])
-        for file, options, _ in blocks("figure", text)
-        if "name" in options
-    }
+@cache
+def drawings() -> dict[str, str]:
+    """Return the figure files that pages and chapters of the book show, by their labels."""
+    found: dict[str, str] = {}
+    for path in sorted([*ROOT.glob("book/*.md"), *ROOT.glob("notebooks/*.ipynb")]):
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".ipynb":
+            text = "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"])
+        for file, options, _ in blocks("figure", text):
+            found[options["name"]] = drawing(path.parent / file, options["alt"])
+    return found
 
 
 @dataclass
@@ -113,7 +119,7 @@ class Chapter:
     def text(self) -> str:
         """The chapter's Markdown; where a cell draws a figure of the book stands a directive that names it."""
         return "\n\n".join(
-            cell.source if cell.cell_type == "markdown" else f"```{{figure}}\n:label: {label(cell)}\n```"
+            cell.source if cell.cell_type == "markdown" else f"```{{figure}}\n:name: {label(cell)}\n```"
             for cell in self.cells
             if cell.cell_type == "markdown" or label(cell)
         )
@@ -133,7 +139,7 @@ class Chapter:
     def numbers(self) -> dict[str, str]:
         """What the book calls its equations and figures, by their labels."""
         figures = (options for _, options, _ in blocks("figure", self.text))
-        labels = [options.get("name", options.get("label")) for options in figures]
+        labels = [options["name"] for options in figures]
         chapter = int(self.name[:2])
         return {name: f"({chapter}.{i})" for i, name in enumerate(self.equations, 1)} | {
             name: f"Fig. {chapter}.{i}" for i, name in enumerate(labels, 1)
@@ -151,11 +157,6 @@ class Chapter:
         return {options["label"]: (title, text) for title, options, text in blocks("exercise", self.text)}
 
     @cached_property
-    def drawings(self) -> dict[str, str]:
-        """The figures of the chapter that are files."""
-        return drawings(self.text, ROOT / "notebooks")
-
-    @cached_property
     def shown(self) -> dict[str, list[Any]]:
         """What each cell shows, by its id and, if it is a figure, by its label."""
         found: dict[str, list[Any]] = {}
@@ -166,12 +167,31 @@ class Chapter:
         return found
 
 
+def in_turn(pictures: list[str]) -> str:
+    """Return pictures that take each other's place, one with each key press."""
+    steps = [("fade-out", 0), *(("current-visible", at) for at in range(len(pictures) - 1))]
+    return '<figure class="in-turn">{}</figure>'.format(
+        "".join(
+            f'<div class="fragment {look}" data-fragment-index="{at}">{picture}</div>'
+            for picture, (look, at) in zip(pictures, steps, strict=True)
+        )
+    )
+
+
 def label(cell: Any) -> str | None:
     """Return the label of the figure that a cell draws."""
     return cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
 
 
 # From Markdown to slides --------------------------------------------------------------------------------
+
+
+@cache
+def numbers() -> dict[str, str]:
+    """Return what the book calls the equations and figures of all chapters, by their labels."""
+    paths = sorted(ROOT.glob("notebooks/[0-9]*.ipynb"))
+    chapters = (Chapter(path.stem, nbformat.read(path, as_version=4).cells) for path in paths)
+    return {name: number for chapter in chapters for name, number in chapter.numbers.items()}
 
 
 @dataclass
@@ -242,12 +262,12 @@ class Deck:
         """Return one slide as HTML."""
         self.slide = heading
         if tokens[0].type == "fence":
-            return self.fetched(tokens[0].info.removeprefix("{slide}").strip())
+            return self.fetched(tokens[0].info.removeprefix("{slide}").strip(), tokens[0].content)
         look = ' class="title"' if tokens[0].tag == "h1" else ""
         return f"<section{look}>\n{MARKDOWN.renderer.render(tokens, MARKDOWN.options, {'deck': self})}</section>"
 
-    def fetched(self, place: str) -> str:
-        """Return a slide of another deck."""
+    def fetched(self, place: str, more: str) -> str:
+        """Return a slide of another deck, with more to say before its notes."""
         found = re.fullmatch(r'(\w+) "(.+)"', place)
         self.slide = place
         if not found:
@@ -256,7 +276,8 @@ class Deck:
         alike = [part for part in other.parts if part[0] == found[2]]
         if not alike:
             raise self.fail(f"deck {found[1]} has no such slide; {nearest(found[2], [h for h, _ in other.parts])}")
-        return other.render(*alike[0])
+        notes = '<aside class="notes">'
+        return other.render(*alike[0]).replace(notes, notes + self.html(more), 1)
 
     # What a slide shows of its chapter
 
@@ -274,10 +295,8 @@ class Deck:
         if name in chapter.exercises:
             title, text = chapter.exercises[name]
             return f'<div class="exercise"><p class="kind">Exercise: {escape(title)}</p>{self.html(text)}</div>'
-        known = [*chapter.shown, *chapter.equations, *chapter.exercises]
-        return self.find(
-            "figure, equation, exercise or output", name, dict.fromkeys(known) | files() | chapter.drawings
-        )
+        known = dict.fromkeys([*chapter.shown, *chapter.equations, *chapter.exercises], "") | drawings()
+        return self.find("figure, equation, exercise or output", name, known)
 
     def prompt(self, chapter: Chapter, number: str) -> str:
         """Return one of the chapter's prompts."""
@@ -290,7 +309,10 @@ class Deck:
         data = output.get("data", {"text/plain": output.get("text", "")})
         if "text/html" in data:
             html = re.sub(r"<style.*?</style>|<p><a download.*?</p>", "", data["text/html"], flags=re.DOTALL)
-            return f"<figure>{html}</figure>" if "<svg" in html else f'<div class="table">{html}</div>'
+            pictures = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
+            if len(pictures) > 1:
+                return in_turn(pictures)
+            return f"<figure>{html}</figure>" if pictures else f'<div class="table">{html}</div>'
         if "text/markdown" in data:
             return f'<div class="table">{self.html(data["text/markdown"])}</div>'
         return f"<pre>{escape(data['text/plain'].strip())}</pre>"
@@ -305,21 +327,15 @@ class Deck:
         return format_plain_text(self.find("number", name, self.chapter.glued if self.chapter else {}), form or "s")
 
 
-def files() -> dict[str, str]:
-    """Return the figure files that the book's pages show, by their labels."""
-    found: dict[str, str] = {}
-    for page in sorted((ROOT / "book").glob("*.md")):
-        found |= drawings(page.read_text(encoding="utf-8"), page.parent)
-    return found
-
-
 def role(self, tokens, index, options, env) -> str:
     """Render a role."""
     deck, name, content = env["deck"], tokens[index].meta["name"], tokens[index].content
     if name == "glue:text":
         return escape(deck.number(content))
     if name in ("eq", "numref"):
-        return deck.find("labelled equation or figure", content, deck.chapter.numbers if deck.chapter else {})
+        return deck.find(
+            "labelled equation or figure", content, numbers() | (deck.chapter.numbers if deck.chapter else {})
+        )
     raise deck.fail(f"a slide knows glue:text, eq and numref, not {{{name}}}`{content}`")
 
 

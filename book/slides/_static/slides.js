@@ -1,6 +1,7 @@
 // Light or dark as the reader's system says, until the key D or the button chooses; paper is white.
 const page = document.documentElement;
-const print = new URLSearchParams(location.search).has("print-pdf");
+const asked = new URLSearchParams(location.search);
+const print = asked.has("print-pdf");
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const show = isDark => { page.dataset.theme = isDark ? "dark" : "light"; };
 const change = () => show(page.dataset.theme == "light");
@@ -18,12 +19,15 @@ const size = () => {
 };
 
 if (print) { // every slide is a page, with all its steps, and so are its notes if the address ends with &notes
-  const { width, height } = size();
+  const style = document.head.appendChild(document.createElement("style"));
+  const fit = () => {
+    const { width, height } = size();
+    style.textContent = `@page { size: ${width}px ${height}px; margin: 0; } :root { --width: ${width}px; }`;
+  };
+  fit();
+  addEventListener("resize", () => { if (!matchMedia("print").matches) fit(); });
   page.classList.add("print-pdf");
-  page.style.setProperty("--width", `${width}px`);
-  document.head.append(Object.assign(document.createElement("style"),
-    { textContent: `@page { size: ${width}px ${height}px; margin: 0; }` }));
-  if (new URLSearchParams(location.search).has("notes"))
+  if (asked.has("notes"))
     document.querySelectorAll("aside.notes").forEach(notes => notes.parentElement.after(notes));
 } else if (window.Reveal) {
   Reveal.initialize({
