@@ -13,9 +13,8 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import docutils_namespace, patch_docutils
 
 from tests import test_browser
-from tests.test_book import ROOT
+from tests.test_book import NOTEBOOKS, ROOT, cells
 
-pytestmark = pytest.mark.browser
 browser, tab = test_browser.browser, test_browser.tab
 
 GLUED = {"ratio": 3.2, "share": 0.25, "name": "rows", "first": 2.0, "second": 5.0, "third": 1.0}
@@ -123,7 +122,8 @@ def prompt(tab, name):
     return tab.locator(f"#predict-{name}"), tab.locator(f"#predict-{name} + details")
 
 
-def test_a_reader_guesses_sees_the_answers_and_hands_them_in(tab, pages):
+@pytest.mark.browser
+def test_a_reader_guesses_with_the_keyboard_and_sees_the_answers(tab, pages):
     tab.goto(pages["one"])
     asked, answer = prompt(tab, "ratio")
     answer.locator("summary").click()
@@ -158,7 +158,18 @@ def test_a_reader_guesses_sees_the_answers_and_hands_them_in(tab, pages):
         assert f"Your guess: {guess}" in asked.inner_text()
         answer.locator("summary").click()
         assert f"Your guess: {guess}; computed: " in answer.inner_text()
+    assert prompt(tab, "ratio")[0].locator("input").input_value() == "1.6"
+    assert prompt(tab, "share")[0].get_by_label("about").is_checked()
+    assert [item[0] for item in prompt(tab, "first")[0].locator("li").all_inner_texts()] == ["C", "A", "B"]
 
+
+@pytest.mark.browser
+def test_guesses_are_listed_saved_and_removed(tab, pages):
+    tab.goto(pages["one"])
+    prompt(tab, "ratio")[0].locator("input").fill("1.6")
+    prompt(tab, "share")[0].get_by_label("about").check()
+    for name in ("ratio", "share", "first"):
+        prompt(tab, name)[0].get_by_role("button", name="This is my guess").click()
     tab.goto(pages["index"])
     assert tab.locator(".predict-entry:visible").count() == 3
     assert "3 of 3 predictions" in tab.locator(".predict-list").inner_text()
@@ -168,7 +179,7 @@ def test_a_reader_guesses_sees_the_answers_and_hands_them_in(tab, pages):
     assert [(entry["guess"], entry["computed"]) for entry in saved] == [
         ("1.6 times", "3.2 times"),
         ("about 1/4", "about 1/4 (25%)"),
-        ("C, A, B", "B, A, C"),
+        ("A, B, C", "B, A, C"),
     ]
     assert saved[0]["question"] == "How much larger, by (1) with x = 1?"
     assert saved[0]["guess / computed"] == 0.5
@@ -180,6 +191,7 @@ def test_a_reader_guesses_sees_the_answers_and_hands_them_in(tab, pages):
     assert "Your guess: 1.6" not in tab.locator("body").inner_text()
 
 
+@pytest.mark.browser
 def test_an_answer_is_shown_without_a_guess_to_whoever_asks(tab, pages):
     tab.goto(pages["one"])
     asked, answer = prompt(tab, "share")
@@ -189,6 +201,7 @@ def test_an_answer_is_shown_without_a_guess_to_whoever_asks(tab, pages):
     assert tab.evaluate("() => localStorage.length") == 0
 
 
+@pytest.mark.browser
 @pytest.mark.parametrize(
     ("text", "value"), [("1,000", 1000), ("0,5", 0.5), ("-2e-3", -0.002), ("12 %", 12), ("1 000.5", 1000.5)]
 )
@@ -201,6 +214,7 @@ def test_a_number_may_be_written_in_several_ways(tab, pages, text, value):
     assert float(shown) == float(f"{value / GLUED['ratio']:.2g}")
 
 
+@pytest.mark.browser
 def test_where_nothing_may_be_kept_or_no_script_runs_a_prompt_is_text(browser, pages):
     forbid = "Object.defineProperty(window, 'localStorage', { get() { throw new Error('forbidden'); } })"
     for script in (True, False):
@@ -216,6 +230,7 @@ def test_where_nothing_may_be_kept_or_no_script_runs_a_prompt_is_text(browser, p
         context.close()
 
 
+@pytest.mark.browser
 def test_the_forms_have_no_barriers(tab, pages):
     for name in pages:
         tab.goto(pages[name])
@@ -254,3 +269,12 @@ def test_what_is_wrong_with_a_prompt_is_one_sentence_with_its_place(tmp_path, mo
     found = re.findall(r"one\.ipynb:\d+: ERROR: predict: (.*)", warnings)
     assert found == list(WRONG.values())
     assert "no prompt stands before this answer-end in its section" in warnings
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in NOTEBOOKS if path.parent.name == "notebooks"], ids=lambda path: path.stem
+)
+def test_every_chapter_asks_for_three_guesses(path):
+    text = "\n".join("".join(cell["source"]) for cell in cells(path, "markdown"))
+    asked = re.findall(r"^:::\{predict\} (?:number|choice|order)\n:answer: (\w+)", text, re.MULTILINE)
+    assert len(set(asked)) == len(asked) >= 3 * path.name[0].isdigit()  # the appendix asks for none

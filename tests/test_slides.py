@@ -273,8 +273,9 @@ def test_a_lecturer_steps_through_a_deck(tab, site):
             tab.set_viewport_size({"width": width, "height": height})
             tab.wait_for_function("size => Reveal.getConfig().width == size", arg=960 if width / height < 1.5 else 1280)
             found += tab.evaluate(OUTSIDE.replace('section")]', 'section.present")]'))
-        shown = """() => [...document.querySelectorAll(".present .in-turn > .fragment")].filter(
-            e => e.matches(".fade-out:not(.visible), .current-visible.current-fragment")).map(e => e.firstElementChild.ariaLabel)"""
+        shown = """() => [...document.querySelectorAll(".present .in-turn > .fragment")]
+            .filter(e => e.matches(".fade-out:not(.visible), .current-visible.current-fragment"))
+            .map(e => e.firstElementChild.ariaLabel)"""
         pictures.add(tuple(tab.evaluate(shown)))
         tab.keyboard.press("ArrowRight")
     assert found == []

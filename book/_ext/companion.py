@@ -132,6 +132,7 @@ def setup(app):
     app.config.mathjax_path = "mathjax/tex-mml-chtml.js"
     app.set_html_assets_policy("always")  # a formula may stand in the output of a cell only
     app.add_js_file(None, body=SCROLLSPY)
+    app.add_js_file("search.js", loading_method="defer")
     app.connect("build-finished", copy_mathjax)
     app.add_directive("answer-end", AnswerEnd)
     app.add_transform(FoldAnswers)

@@ -19,6 +19,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,9 @@ class Choice:
 
 @dataclass(frozen=True)
 class Wrong:
-    """A number that is often given and wrong, as an expression, and why it is wrong."""
+    """A number that is often given and wrong, or an expression of it, and why it is wrong."""
 
-    number: str
+    number: str | float
     because: str
 
 
@@ -77,11 +78,10 @@ class Question:
             raise ValueError("it must have either choices or a number")
         if self.choices and (right := sum(choice.right for choice in self.choices)) != 1:
             raise ValueError(f"exactly one choice must be right, got {right}")
+        if self.number and not isinstance(self.number, str):
+            raise ValueError(f"its number must be computed, not typed, got {self.number!r}")
         if self.number and not self.because:
             raise ValueError("its number lacks a reason (because)")
-        for number in (self.number, *(wrong.number for wrong in self.wrong)):
-            if number and not isinstance(number, str):
-                raise ValueError(f"a number must be computed, not typed, got {number!r}")
         self.margin(1.0)
 
     def margin(self, value: float) -> float:
@@ -109,14 +109,12 @@ def question(number: int, item: Any) -> Question:
         raise ValueError(f"question {number}: {error}") from error
 
 
-def value(expression: str, names: Callable[[str], float]) -> float:
+def value(expression: str | float, names: Callable[[str], float]) -> float:
     """Return the value of an expression of numbers, operators, functions and names."""
     try:
-        node = ast.parse(expression, mode="eval").body
+        node = ast.parse(str(expression), mode="eval").body
     except SyntaxError:
         raise ValueError(f"cannot compute {expression!r}") from None
-    if isinstance(node, ast.Constant):
-        raise ValueError(f"a number must be computed, not typed, got {expression!r}")
 
     def of(node: ast.AST) -> float:
         match node:
@@ -139,10 +137,9 @@ def accepted(question: Question, names: Callable[[str], float]) -> list[tuple[fl
     """Return the number of a question and its usual wrong ones, each between the bounds of what is taken for it."""
     values = [value(number, names) for number in (question.number, *(wrong.number for wrong in question.wrong))]
     ranges = [(v - question.margin(v), v, v + question.margin(v)) for v in values]
-    low, right, high = ranges[0]
-    for at, (below, wrong, above) in enumerate(ranges[1:]):
-        if below <= high and low <= above:
-            raise ValueError(f"{question.wrong[at].number} = {wrong:g} cannot be told from the right {right:g}")
+    for (_, number, high), (low, other, _) in pairwise(sorted(ranges)):
+        if low <= high:
+            raise ValueError(f"its numbers {number:g} and {other:g} cannot be told from each other")
     return ranges
 
 

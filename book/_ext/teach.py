@@ -1,9 +1,7 @@
-"""Sphinx extension: what the lecturer's guide in ``book/teach`` takes from chapters and from their records.
+"""Sphinx extension: the head of a card of the lecturer's guide.
 
-- The directive ``teach-chapter`` is the head of a card: its aim, and from the chapter itself the prerequisites, the
-  minutes to read and the time of a recorded run, with the minutes that the card plans for a discussion.
-- The role ``metric`` is a number that a chapter reported, of its newest committed record in the quick profile:
-  ``{metric}`epitome_network network_mixed_factor:.2f` `` takes the chapter's topic, the number's name and a format.
+The directive ``teach-chapter`` takes the aim and the minutes planned for a discussion from the card, and prerequisites,
+minutes to read and the time of a recorded run from the chapter and its records.
 """
 
 import json
@@ -14,25 +12,10 @@ from typing import ClassVar
 from docutils import nodes
 from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
-from parameters import duration, of_profile, runs
-from sphinx.util.docutils import SphinxDirective, SphinxRole
+from parameters import duration, of_profile
+from sphinx.util.docutils import SphinxDirective
 
 from epimlib.lab.notebooks import Notebook
-from epimlib.lab.parameters import resolve
-
-METRIC = re.compile(r"(\w+) (\w+)(?::([^\s:]+))?")
-
-
-def chapter(topic: str, folder: Path) -> Notebook:
-    """Return the chapter of a topic, such as ``epitome`` of ``04_epitome``.
-
-    Raises:
-        ValueError: if there is not exactly one.
-    """
-    found = [path for path in folder.glob("notebooks/*.ipynb") if path.stem.partition("_")[2] == topic]
-    if len(found) != 1:
-        raise ValueError(f"topic must be that of one chapter in {folder / 'notebooks'}, got {topic!r}")
-    return Notebook.load(found[0])
 
 
 def items(notebook: Notebook, heading: str) -> list[str]:
@@ -59,24 +42,6 @@ def minutes(notebook: Notebook, discuss: int) -> str:
     return f"{read}, {run}, about {discuss} minutes to discuss"
 
 
-def metric(text: str, folder: Path) -> str:
-    """Return a number that a chapter reported, as the role ``metric`` writes it.
-
-    Raises:
-        ValueError: if the text has another form, the chapter no record, or the record no such number.
-    """
-    named = METRIC.fullmatch(text)
-    if not named:
-        raise ValueError(f"a metric must be written 'topic name' or 'topic name:format', got {text!r}")
-    topic, name, form = named.groups()
-    notebook = chapter(topic, folder)
-    quick = resolve(notebook.parameters, {}) | {"seed": None}
-    alike = [record for values, record in runs(notebook) if values | {"seed": None} == quick and name in record.metrics]
-    if not alike:
-        raise ValueError(f"name must be a metric of a record of {notebook.name} in the quick profile, got {name!r}")
-    return format(max(alike, key=lambda record: record.started).metrics[name], form or "")
-
-
 class TeachChapter(SphinxDirective):
     """The head of a card, for ``04_epitome`` or any other chapter."""
 
@@ -86,14 +51,15 @@ class TeachChapter(SphinxDirective):
     def run(self):
         root = Path(self.env.srcdir)
         try:
-            notebook = chapter(self.arguments[0].partition("_")[2], root)
+            notebook = Notebook.load(root / "notebooks" / f"{self.arguments[0]}.ipynb")
             fields = {
+                "Page": f"{{doc}}`/notebooks/{notebook.name}`",
                 "Aim": self.options["aim"],
                 "Before": "; ".join(items(notebook, "You need")),
                 "Minutes": minutes(notebook, self.options["discuss"]),
                 "Deck": f"`make slides` writes `slides/{notebook.name}.html`",
             }
-        except (KeyError, ValueError) as error:
+        except (FileNotFoundError, KeyError, ValueError) as error:
             raise self.error(str(error)) from error
         for path in [notebook.path, *(root / name for name in notebook.recorded())]:
             self.env.note_dependency(str(path))
@@ -103,22 +69,6 @@ class TeachChapter(SphinxDirective):
         return [holder]
 
 
-class Metric(SphinxRole):
-    """A number of a record."""
-
-    def run(self):
-        root = Path(self.env.srcdir)
-        try:
-            shown = metric(self.text, root)
-        except ValueError as error:
-            message = self.inliner.reporter.error(str(error), line=self.lineno)
-            return [self.inliner.problematic(self.rawtext, self.rawtext, message)], [message]
-        for name in chapter(self.text.split()[0], root).recorded():
-            self.env.note_dependency(str(root / name))
-        return [nodes.Text(shown)], []
-
-
 def setup(app):
     app.add_directive("teach-chapter", TeachChapter)
-    app.add_role("metric", Metric())
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

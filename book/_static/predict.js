@@ -25,30 +25,34 @@
     const written = /^[-+]?\d{1,3}(,\d{3})+(\.\d+)?$/.test(plain) ? plain.replace(/,/g, "") : plain.replace(",", ".");
     return written ? Number(written) : NaN;
   }
+  const text = (guess) => [guess].flat().join(", "); // of an order, which is a list
   const ratio = ({ kind, value }, { guess }) => (kind == "number" && value ? Number((number(guess) / value).toPrecision(2)) : null);
-  const with_unit = (text, unit) => (unit ? `${text}${unit == "%" ? "" : " "}${unit}` : text);
+  const with_unit = (said, unit) => (unit ? `${text(said)}${unit == "%" ? "" : " "}${unit}` : text(said));
   const sentence = (data, said) => {
     const times = ratio(data, said);
     const end = times == null ? "" : `; guess / computed: ${times}`;
     return `Your guess: ${with_unit(said.guess, data.unit)}; computed: ${with_unit(data.answer, data.unit)}${end}.`;
   };
 
-  // The fields of a form: their element, the guess in them (empty while there is none), and what to do without one.
+  // The fields of a form: their element, the guess in them (empty while there is none), how to put one there, and what
+  // to do without one.
   const FIELDS = {
     number({ unit }) {
       const field = make("input", { type: "text", inputMode: "decimal", autocomplete: "off" });
       const read = () => (Number.isFinite(number(field.value)) ? field.value.replace(/[\s%]/g, "") : "");
-      return { element: make("label", {}, "Your guess ", field, ` ${unit}`), read, hint: "A number is needed, such as 20 or 0.5 or 1e-3." };
+      const put = (guess) => (field.value = guess);
+      return { element: make("label", {}, "Your guess ", field, ` ${unit}`), read, put, hint: "A number is needed, such as 20 or 0.5 or 1e-3." };
     },
-    choice({ id }, list) {
+    choice({ id, items }, list) {
       const labels = [...list.children].map((item) => {
         const radio = make("input", { type: "radio", name: id });
         return make("label", {}, radio, make("span", {}, ...item.childNodes));
       });
       const element = make("fieldset", {}, make("legend", {}, "Your guess"), ...labels);
       list.remove();
-      const read = (items) => items[labels.findIndex((label) => label.firstChild.checked)] ?? "";
-      return { element, read, hint: "Choose one first." };
+      const read = () => items[labels.findIndex((label) => label.firstChild.checked)] ?? "";
+      const put = (guess) => labels.forEach((label, at) => (label.firstChild.checked = items[at] == guess));
+      return { element, read, put, hint: "Choose one first." };
     },
     order({ items }, list) {
       const rows = make("ol", {});
@@ -56,7 +60,8 @@
         const row = make("li", {}, make("span", {}, ...item.childNodes));
         row.dataset.item = items[at];
         for (const [sign, word] of [["↑", "up"], ["↓", "down"]]) {
-          const button = make("button", { type: "button", ariaLabel: `${items[at]}: ${word}` }, sign);
+          const button = make("button", { type: "button" }, sign);
+          button.setAttribute("aria-label", `${items[at]}: ${word}`);
           button.addEventListener("click", () => {
             if (word == "up") row.previousElementSibling?.before(row);
             else row.nextElementSibling?.after(row);
@@ -68,19 +73,21 @@
       });
       list.remove();
       const element = make("fieldset", {}, make("legend", {}, "Your guess: move them into their order"), rows);
-      return { element, read: () => [...rows.children].map((row) => row.dataset.item).join(", "), hint: "" };
+      const read = () => [...rows.children].map((row) => row.dataset.item);
+      const put = (guess) => rows.append(...guess.flatMap((item) => [...rows.children].filter((row) => row.dataset.item == item)));
+      return { element, read, put };
     },
   };
 
   function prompt(place) {
     const data = asked(place), answer = place.parentElement.nextElementSibling;
     const summary = answer.querySelector("summary");
-    const { element, read, hint } = FIELDS[data.kind](data, place.parentElement.querySelector(":scope > ul"));
+    const { element, read, put, hint } = FIELDS[data.kind](data, place.parentElement.querySelector(":scope > ul"));
     const says = make("p", { className: "predict-says" });
     says.setAttribute("role", "status");
-    const guess = make("button", { type: "submit" }, "This is my guess");
+    const send = make("button", { type: "submit" }, "This is my guess");
     const anyway = make("button", { type: "button", className: "predict-anyway" }, "Show me anyway");
-    const form = make("form", { noValidate: true }, element, make("p", { className: "predict-buttons" }, guess, anyway), says);
+    const form = make("form", { noValidate: true }, element, make("p", { className: "predict-buttons" }, send, anyway), says);
     place.replaceChildren(form);
     place.hidden = false;
     answer.classList.add("predict-closed");
@@ -91,6 +98,7 @@
     }
     function show(said) {
       unlock();
+      put(said.guess);
       for (const field of form.elements) field.disabled = true;
       anyway.parentElement.remove();
       answer.querySelector(".sd-summary-content").prepend(make("p", { className: "predict-said" }, sentence(data, said)));
@@ -98,12 +106,12 @@
     }
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      const text = read(data.items);
-      if (!text) {
+      const guess = read();
+      if (!guess) {
         says.textContent = hint;
         return;
       }
-      const said = { guess: text, when: new Date().toISOString() };
+      const said = { guess, when: new Date().toISOString() };
       kept.setItem(KEY, JSON.stringify({ ...guesses(), [data.id]: said }));
       show(said);
       answer.open = true;
@@ -143,7 +151,6 @@
       const file = new Blob([JSON.stringify(made, null, 1) + "\n"], { type: "application/json" });
       const link = make("a", { href: URL.createObjectURL(file), download: "predictions.json" });
       link.click();
-      URL.revokeObjectURL(link.href);
     };
     const clear = () => {
       if (!confirm("Remove all your guesses from this browser?")) return;
