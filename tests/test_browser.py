@@ -236,3 +236,10 @@ def test_search_finds_a_page(tab, site):
     visit(tab, site + "search.html?q=epitome")
     tab.wait_for_selector("#search-results li a[href*=glossary]")  # results come in one by one
     assert not tab.trouble
+
+
+@pytest.mark.parametrize(("number", "page"), [("128", "02_crossbar"), ("30.65", "03_mapping"), ("13888", "01_memory")])
+def test_search_finds_a_number(tab, site, number, page):
+    visit(tab, site + f"search.html?q={number}")
+    tab.wait_for_selector(f"#search-results li a[href*={page!r}]")
+    assert not tab.trouble
