@@ -18,43 +18,26 @@ from typing import Any
 
 import nbformat
 import yaml
-from jupyter_cache import get_cache
+from myst_nb.core.variables import format_plain_text
+from slides import Chapter
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("_config.yml", "_toc.yml", "book", "data", "epimlib", "notebooks", "constraints.txt", "CHANGELOG.md")
 OPEN = "...  # your code here"
-EXERCISE = re.compile(r"^(`{3,})\{exercise\} *([^\n]*)\n:label: (\S+)\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
 SOLUTION = re.compile(r"^(`{3,})\{solution(-start|-end)?\} *(\S*)\n.*?^\1$", re.MULTILINE | re.DOTALL)
 MARKED = re.compile(r"^( *)# BEGIN SOLUTION\n.*?^ *# END SOLUTION$", re.MULTILINE | re.DOTALL)
 GLUED = re.compile(r"\{glue:text\}`(\w+)(?::([^`]*))?`")
 
 
-def glued(notebook: Any) -> dict[str, str]:
-    """Return the texts that an executed notebook glues, by name."""
-    found = {}
-    for output in (output for cell in notebook.cells for output in cell.get("outputs", ())):
-        name = output.get("metadata", {}).get("scrapbook", {}).get("name")
-        if name:
-            found[name] = output.data["application/papermill.record/text/plain"]
-    return found
-
-
-def exercises(chapter: Any, values: dict[str, str]) -> dict[str, tuple[str, str]]:
-    """Return title and text of each exercise of a chapter, by its label, as they stand in a page beside the chapters.
-
-    Args:
-        chapter: the notebook.
-        values: what the chapter glues.
-    """
+def exercises(chapter: Chapter) -> dict[str, tuple[str, str]]:
+    """Return title and text of a chapter's exercises, by label, as they stand in a page in a folder beside it."""
 
     def value(match: re.Match) -> str:
-        text = values[match[1]].strip("'")
-        return format(float(text), match[2]) if match[2] else text
+        return format_plain_text(chapter.glued[match[1]], match[2] or "s")
 
-    text = "\n\n".join(cell.source for cell in chapter.cells if cell.cell_type == "markdown")
     return {
-        label: (title, re.sub(r"\{doc\}`(?=\w)", "{doc}`../", GLUED.sub(value, body)).strip())
-        for _, title, label, body in EXERCISE.findall(text)
+        label: (title, re.sub(r"\{doc\}`(?=\w)", "{doc}`../", GLUED.sub(value, text)).strip())
+        for label, (title, text) in chapter.exercises.items()
     }
 
 
@@ -112,14 +95,11 @@ def restore(starter: Any, taken: dict[int, Any]) -> Any:
 
 
 def starters(folder: Path) -> dict[str, Any]:
-    """Return the notebooks with starters, by name; the cache of ``make book`` holds the outputs of the chapters."""
-    cache = get_cache(ROOT / ".jupyter_cache")
-    found = {}
-    for path in sorted((folder / "solutions").glob("*.ipynb")):
-        chapter = nbformat.read(folder / path.name, as_version=4)
-        _, executed = cache.merge_match_into_notebook(chapter)
-        found[path.stem], _ = cut(nbformat.read(path, as_version=4), exercises(chapter, glued(executed)))
-    return found
+    """Return the notebooks with starters, by name; the cache of ``make book`` holds what the chapters reported."""
+    return {
+        path.stem: cut(nbformat.read(path, as_version=4), exercises(Chapter.load(path.stem)))[0]
+        for path in sorted((folder / "solutions").glob("*.ipynb"))
+    }
 
 
 def for_class(source: Path, toc: dict, config: dict) -> None:

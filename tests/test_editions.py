@@ -2,6 +2,8 @@
 
 import os
 import re
+import sys
+from collections import defaultdict
 from html import unescape
 from pathlib import Path
 
@@ -13,23 +15,20 @@ from tests.test_notebooks import load
 ROOT = Path(__file__).parents[1]
 STUDENT = ROOT / "_build" / "student"
 SOLUTIONS = sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))
+sys.path.insert(0, str(ROOT / "book"))  # it imports slides.py beside it
 editions = load("book/editions.py")
 
 
-class AnyValue(dict):
-    """A value for every glued name."""
-
-    def __missing__(self, name):
-        return "0"
-
-
-def chapter(path: Path):
-    return nbformat.read(ROOT / "notebooks" / path.name, as_version=4)
+def chapter(path: Path) -> "editions.Chapter":
+    """Return the chapter of a notebook with solutions as it is committed, where every glued value is 0."""
+    found = editions.Chapter(path.stem, nbformat.read(ROOT / "notebooks" / path.name, as_version=4).cells)
+    found.glued = defaultdict(lambda: "0")
+    return found
 
 
 def halves(path: Path):
     """Return the notebook with starters and what was taken out of a notebook with solutions."""
-    return editions.cut(nbformat.read(path, as_version=4), editions.exercises(chapter(path), AnyValue()))
+    return editions.cut(nbformat.read(path, as_version=4), editions.exercises(chapter(path)))
 
 
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
@@ -37,7 +36,7 @@ def test_a_cut_notebook_is_made_whole_again_byte_for_byte(path):
     starter, taken = halves(path)
     whole = nbformat.writes(editions.restore(starter, taken)).rstrip("\n") + "\n"
     assert whole.encode() == path.read_bytes()
-    asked = [label for _, _, label, _ in editions.EXERCISE.findall("\n".join(c.source for c in chapter(path).cells))]
+    asked = list(chapter(path).exercises)
     number = int(path.stem[:2])
     assert asked == [f"ex-{number:02d}-{at}" for at in range(1, len(asked) + 1)]
     assert [cell.id for cell in starter.cells if cell.id.startswith("start-ex")] == [f"start-{one}" for one in asked]
@@ -97,7 +96,7 @@ def secrets() -> dict[str, str]:
     cut = {path: halves(path) for path in SOLUTIONS}
     texts = [path.read_text(encoding="utf-8") for kind in ("book/*.md", "epimlib/**/*.py") for path in ROOT.glob(kind)]
     shown = [chapter(path) for path in SOLUTIONS] + [starter for starter, _ in cut.values()]
-    published = plain("\n".join([*texts, *(cell.source for notebook in shown for cell in notebook.cells)]))
+    published = plain("\n".join([*texts, *(cell.source for each in shown for cell in each.cells)]))
     found = {}
     for path, (_, taken) in cut.items():
         for cell in taken.values():

@@ -41,7 +41,9 @@ class AnswerEnd(SphinxDirective):
     """Marks the end of an answer; text, code cells and outputs since the prompt are the answer."""
 
     def run(self):
-        return [answer_end()]
+        end = answer_end()
+        self.set_source_info(end)
+        return [end]
 
 
 class FoldAnswers(SphinxTransform):
@@ -58,6 +60,9 @@ class FoldAnswers(SphinxTransform):
                 logger.warning("no answer-end follows this prompt in its section", location=prompt)
                 continue
             section[start : end + 1] = [folded("Show the answer", section[start:end])]
+        for end in list(self.document.findall(answer_end)):
+            logger.warning("no prompt stands before this answer-end in its section", location=end)
+            end.parent.remove(end)
 
 
 def folded(title: str, content: list[nodes.Node]) -> nodes.Element:
