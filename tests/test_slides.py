@@ -253,3 +253,40 @@ def test_deck(tab, site, path):
     tab.evaluate("() => { document.documentElement.dataset.theme = 'dark'; }")
     found += [f"dark, {barrier}" for barrier in barriers_of(tab, runOnly=["color-contrast"])]
     assert not tab.trouble + found, "\n".join([path.stem, *tab.trouble, *found])
+
+
+@pytest.mark.browser
+def test_a_lecturer_steps_through_a_deck(tab, site):
+    """With the keys of reveal.js, at both sizes; pictures of steps take each other's place."""
+    tab.emulate_media(color_scheme="dark")
+    tab.goto(f"{site}07_datapath.html")
+    tab.wait_for_function("Reveal.isReady()")
+    theme = "document.documentElement.dataset.theme"
+    assert tab.evaluate(theme) == "dark"
+    tab.keyboard.press("d")
+    assert tab.evaluate(theme) == "light"
+    tab.click("#scheme")
+    assert tab.evaluate(theme) == "dark"
+    found, pictures = [], set()
+    while not tab.evaluate("Reveal.isLastSlide()"):
+        for width, height in FRAMES:
+            tab.set_viewport_size({"width": width, "height": height})
+            tab.wait_for_function("size => Reveal.getConfig().width == size", arg=960 if width / height < 1.5 else 1280)
+            found += tab.evaluate(OUTSIDE.replace('section")]', 'section.present")]'))
+        shown = """() => [...document.querySelectorAll(".present .in-turn > .fragment")]
+            .filter(e => e.matches(".fade-out:not(.visible), .current-visible.current-fragment"))
+            .map(e => e.firstElementChild.ariaLabel)"""
+        pictures.add(tuple(tab.evaluate(shown)))
+        tab.keyboard.press("ArrowRight")
+    assert found == []
+    assert sorted(len(names) for names in pictures) == [0, 1, 1, 1, 1]
+    assert tab.trouble == []
+
+
+@pytest.mark.browser
+def test_the_list_names_every_deck(tab, site):
+    tab.goto(f"{site}index.html")
+    links = tab.evaluate("() => [...document.querySelectorAll('a')].map(a => a.getAttribute('href'))")
+    assert links == [f"{path.stem}.html" for path in SOURCES]
+    assert all((SLIDES / link).is_file() for link in links)
+    assert tab.trouble + barriers_of(tab) == []

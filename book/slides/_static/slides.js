@@ -8,8 +8,15 @@ const change = () => show(page.dataset.theme == "light");
 show(dark.matches && !print);
 dark.addEventListener("change", () => show(dark.matches && !print));
 
-// The sizes of formulas must not depend on slides that are not shown yet.
-window.MathJax = { chtml: { matchFontHeight: false, scale: 1.1 }, options: { enableMenu: false } };
+// The sizes of formulas must not depend on slides that are not shown yet. What width an equation with a number needs,
+// MathJax knows before it is drawn.
+const measure = () => document.querySelectorAll(".equation mjx-container").forEach(
+  equation => equation.parentElement.style.setProperty("--need", parseFloat(equation.style.minWidth)));
+window.MathJax = {
+  chtml: { matchFontHeight: false, scale: 1.1 },
+  options: { enableMenu: false },
+  startup: { pageReady: () => MathJax.startup.defaultPageReady().then(measure) },
+};
 
 // A deck has the shape of the window: 16:9, or 4:3.
 const size = () => {
