@@ -35,6 +35,7 @@ from myst_nb.core.variables import format_plain_text
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
+from pygments.util import ClassNotFound
 
 from epimlib._checks import line, nearest
 
@@ -324,7 +325,11 @@ class Deck:
     def number(self, name: str) -> str:
         """Return a number that the chapter reported, ``name`` or ``name:format``."""
         name, _, form = name.partition(":")
-        return format_plain_text(self.find("number", name, self.chapter.glued if self.chapter else {}), form or "s")
+        value = self.find("number", name, self.chapter.glued if self.chapter else {})
+        try:
+            return format_plain_text(value, form or "s")
+        except ValueError:
+            raise self.fail(f"{name!r} is {value}, which cannot be written as {form!r}") from None
 
 
 def role(self, tokens, index, options, env) -> str:
@@ -351,7 +356,11 @@ def block(self, tokens, index, options, env) -> str:
         return f'<aside class="notes">{deck.html(token.content)}</aside>\n'
     if directive.startswith("{"):
         raise deck.fail(f"a slide knows of-chapter, fragment and notes, not {directive}")
-    return highlight(token.content, get_lexer_by_name(directive or "text"), HtmlFormatter(cssclass="code"))
+    try:
+        lexer = get_lexer_by_name(directive or "text")
+    except ClassNotFound:
+        raise deck.fail(f"code must be of a language that Pygments knows, or of none, not of {directive!r}") from None
+    return highlight(token.content, lexer, HtmlFormatter(cssclass="code"))
 
 
 def inline_code(self, tokens, index, options, env) -> str:

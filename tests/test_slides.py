@@ -96,6 +96,8 @@ def test_a_slide_shows_what_the_chapter_has(content, shown):
         ("```{of-chapter} c-1\n```", r"there is no figure, equation, exercise or output 'c-1'"),
         ("```{of-chapter} predict 2\n```", r"there is no prompt 'predict 2'; the chapter has 1"),
         ("```{figure} x.svg\n```", r"a slide knows of-chapter, fragment and notes, not \{figure\}"),
+        ("{glue:text}`rate:.2q`", "'rate' is 0.25, which cannot be written as '.2q'"),
+        ("```pyhton\nx\n```", "code must be of a language that Pygments knows, or of none, not of 'pyhton'"),
         ("```{of-chapter} c-2```", r"'\{of-chapter\} c-2' needs lines of its own"),
     ],
 )
