@@ -22,9 +22,10 @@ BELOW = {
 }
 """The rooms that each room may import. ``_checks`` and ``_torchvision`` are below all, ``cli`` is above."""
 SHARED = {"_checks", "_torchvision"}
+PURE = {"pim", "search", "teach"}
 NO_TORCH = ["epimlib", "epimlib.epitome.plan", "epimlib.epitome.design", "epimlib.epitome.workload", "epimlib.search"]
 NO_TORCH += [
-    f"epimlib.{room}.{path.stem}" for room in ("pim", "search", "teach") for path in (LIBRARY / room).glob("[!_]*.py")
+    f"epimlib.{path.parent.name}.{path.stem}" for path in LIBRARY.glob("*/[!_]*.py") if path.parent.name in PURE
 ]
 
 

@@ -20,7 +20,7 @@ from epimlib.lab.records import RunRecord
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "book"))
-from editions import EXERCISE, MARKED, OPEN, SOLUTION  # noqa: E402
+from editions import MARKED, OPEN, SOLUTION, Chapter  # noqa: E402
 
 CONFIG = f"""# Made by book/teach/grading.py.
 c = get_config()
@@ -91,9 +91,8 @@ def all_assignments() -> dict[str, Any]:
         if any(MARKED.search(cell.source) for cell in solutions.cells):
             record = ROOT / "data" / "results" / path.stem / "quick.json"
             values = RunRecord.load(record).metrics if record.exists() else {}
-            chapter = nbformat.read(ROOT / "notebooks" / path.name, as_version=4)
-            text = "\n\n".join(cell.source for cell in chapter.cells if cell.cell_type == "markdown")
-            asked = {label: (title, plain(body, values)) for _, title, label, body in EXERCISE.findall(text)}
+            chapter = Chapter(path.stem, nbformat.read(ROOT / "notebooks" / path.name, as_version=4).cells)
+            asked = {label: (title, plain(text, values)) for label, (title, text) in chapter.exercises.items()}
             found |= assignments(solutions, asked)
     return found
 
