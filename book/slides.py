@@ -436,12 +436,13 @@ def main(target: str = str(ROOT / "_build" / "slides")) -> int:
         shutil.rmtree(folder)
     static(folder / "_static")
     entries = []
-    for name, slides in pages.items():
-        deck = found[name]
+    for name in sorted(pages, key=lambda name: (name[0].isdigit(), name)):  # lectures first
+        deck, slides = found[name], pages[name]
         page = fill("deck.html", title=escape(deck.title), slides="\n".join(slides))
         (folder / f"{name}.html").write_text(page, encoding="utf-8")
+        place = f"{int(name[:2])} " if deck.chapter else ""
         entries.append(
-            f'<li><a href="{name}.html">{escape(deck.title)}</a> ({len(slides)} slides)<br>{deck.question}</li>'
+            f'<li><a href="{name}.html">{place}{escape(deck.title)}</a> ({len(slides)} slides)<br>{deck.question}</li>'
         )
     index = fill("index.html", decks="\n".join(entries))
     (folder / "index.html").write_text(index, encoding="utf-8")
