@@ -1,13 +1,19 @@
 """*Check yourself*: the questions of every chapter, and a student who answers them in a page."""
 
+import io
 import itertools
 import random
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
+from nbformat import v4
+from sphinx.application import Sphinx
+from sphinx.util.docutils import docutils_namespace, patch_docutils
 
 from epimlib import EpitomeSpec, Hardware, Workload, map_crossbars
 from epimlib.datapath.analog import code_limits, full_scale
@@ -23,6 +29,7 @@ CHAPTERS = [path.stem for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*
 PAGE = "notebooks/02_crossbar.html"
 site, browser, tab = test_browser.site, test_browser.browser, test_browser.tab
 
+sys.path.insert(0, str(ROOT / "book" / "_ext"))  # where Sphinx finds it
 quiz = load("book/_ext/quiz.py")
 QUIZZES = {path.stem: quiz.read(path) for path in sorted((ROOT / quiz.QUIZZES).glob("*.yaml"))}
 
@@ -92,7 +99,7 @@ class TestRules:
     )
     def test_a_number_is_shown_with_the_digits_that_count(self, number, text):
         assert quiz.shown(number, "") == text
-        assert quiz.shown(number, "ms") == f"{text} ms"
+        assert (quiz.shown(number, "ms"), quiz.shown(number, "%")) == (f"{text} ms", f"{text}%")
 
     @pytest.mark.parametrize(
         ("text", "sentence"),
@@ -129,6 +136,99 @@ class TestRules:
         (one,) = quiz.read(write(tmp_path / "x.yaml", NUMBER))
         with pytest.raises(ValueError, match="its numbers 5 and 6 cannot be told from each other"):
             quiz.accepted(replace(one, tolerance="10%"), {}.__getitem__)
+
+
+BOOK = """
+extensions = ["myst_nb", "quiz"]
+nb_execution_mode = "off"
+myst_enable_extensions = ["dollarmath"]
+copyright, version = "us", "1"
+"""
+PYTHON = {"language_info": {"name": "python", "pygments_lexer": "python"}}
+TINY = """
+- ask: How many are {glue:text}`crossbars` crossbars with $2$ pairs?
+  number: 2 * crossbars
+  because: Twice as many, {=2 * crossbars}, by {doc}`01_tiny`.
+  wrong: [{number: crossbars, because: A pair is two crossbars.}]
+- ask: Why?
+  choices:
+    - {text: Not so., because: It is not.}
+    - {text: So., because: It is., right: true}
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Return a function that builds a book of one chapter with these questions, and returns its files and warnings."""
+    glued = {"scrapbook": {"name": "crossbars", "mime_prefix": "application/papermill.record/"}}
+    output = v4.new_output("display_data", {"application/papermill.record/text/plain": "820"}, metadata=glued)
+    cells = [
+        v4.new_markdown_cell("# Tiny"),
+        v4.new_code_cell("1", outputs=[output]),
+        v4.new_markdown_cell("## Discussion\n\nText.\n\n## Exercises\n\nDo it."),
+    ]
+    for name, text in {
+        "conf.py": BOOK,
+        "index.md": "# Book\n\n```{toctree}\nnotebooks/01_tiny\nbook/teach/quiz_keys\n```\n",
+        "notebooks/01_tiny.ipynb": nbformat.writes(v4.new_notebook(cells=cells, metadata=PYTHON)),
+        "book/teach/quiz_keys.md": (ROOT / "book/teach/quiz_keys.md").read_text(encoding="utf-8"),
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write(tmp_path / name, text)
+    (tmp_path / quiz.QUIZZES).mkdir()
+
+    def build(questions: str, builder: str) -> tuple[Path, str]:
+        write(tmp_path / quiz.QUIZZES / "01_tiny.yaml", questions)
+        warnings, out = io.StringIO(), tmp_path / "out" / builder
+        folders = [tmp_path, tmp_path, out, tmp_path / "doctrees"]
+        with patch_docutils(tmp_path), docutils_namespace():
+            Sphinx(*folders, builder, status=None, warning=warnings, freshenv=True).build()
+        return out, warnings.getvalue()
+
+    return build
+
+
+class TestBook:
+    def test_questions_stand_before_the_exercises_and_their_keys_on_a_page_of_their_own(self, tiny):
+        folder, warnings = tiny(TINY, "html")
+        assert warnings == ""
+        page = (folder / "notebooks" / "01_tiny.html").read_text(encoding="utf-8")
+        titles = re.findall(r"<h2>(.+?)<a", page)
+        assert titles == ["Discussion", "Check yourself", "Exercises"]
+        assert page.count('href="#check-yourself"') > 1  # among the page's contents
+        assert "1,640" in page
+        assert "820" in page
+        assert 'data-ranges="[[1640.0, 1640.0], [820.0, 820.0]]"' in page
+        assert page.count("quiz.js") == 1
+        keys = (folder / "book" / "teach" / "quiz_keys.html").read_text(encoding="utf-8")
+        assert "1. Tiny" in keys
+        assert 'href="../../notebooks/01_tiny.html"' in keys
+        assert keys.count("Right:") == 2
+        assert "quiz.js" not in keys
+
+    @pytest.mark.parametrize(("builder", "file"), [("latex", "*.tex"), ("epub", "notebooks/01_tiny.xhtml")])
+    def test_print_has_the_questions_and_then_the_answers(self, tiny, builder, file):
+        folder, warnings = tiny(TINY, builder)
+        assert warnings == ""
+        (page,) = folder.glob(file)
+        text = page.read_text(encoding="utf-8")
+        text = text[text.index("Check yourself") : text.index("Exercises")]
+        places = [text.index(part) for part in ("How many are", "Why?", "Not so.", "Answers", "1,640", "It is.")]
+        assert places == sorted(places)
+
+    @pytest.mark.parametrize(
+        ("questions", "sentence"),
+        [
+            (TINY.replace(", right: true", ""), "question 2: exactly one choice must be right, got 0"),
+            (TINY.replace("2 * crossbars\n", "2 * tiles\n"), "question 1: the chapter glues no 'tiles'"),
+            (TINY.replace("It is not.", '"One.\\n\\nTwo."'), "question 2: a text must be one paragraph, got"),
+        ],
+    )
+    def test_a_bad_file_is_a_warning_of_one_sentence(self, tiny, questions, sentence):
+        _, warnings = tiny(questions, "html")
+        assert sentence in warnings
+        assert "01_tiny.yaml is no quiz: " in warnings
+        assert warnings.count("WARNING") + warnings.count("ERROR") == 1
 
 
 def right(chapter: str, at: int) -> float:

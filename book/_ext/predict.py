@@ -35,7 +35,9 @@ from docutils import nodes
 from docutils.parsers.rst import directives
 from myst_nb.core.variables import RetrievalError, format_plain_text
 from myst_nb.ext.glue.utils import retrieve_glue_data
+from sphinx.addnodes import pending_xref
 from sphinx.transforms.post_transforms import SphinxPostTransform
+from sphinx.util import docname_join
 from sphinx.util.docutils import SphinxDirective
 
 KINDS = ("number", "choice", "order")
@@ -200,6 +202,10 @@ class ListPredictions(SphinxPostTransform):
             target = f"{uri}#{data['data']['id'].partition('#')[2]}"
             link = nodes.reference("", "to the prompt", refuri=target, internal=True)
             data["data"] = data["data"] | {"chapter": title}
+            for reference in entry.findall(pending_xref):  # it leads away from this page now
+                if reference["reftype"] == "doc":
+                    reference["reftarget"] = "/" + docname_join(name, reference["reftarget"])
+                reference["refdoc"] = self.env.docname
             entry += nodes.paragraph("", "", link)
             listed += entry
         return listed

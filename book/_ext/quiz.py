@@ -28,6 +28,7 @@ from docutils.statemachine import StringList
 from myst_nb.core.variables import RetrievalError
 from myst_nb.ext.glue.utils import retrieve_glue_data
 from sphinx.transforms.post_transforms import SphinxPostTransform
+from sphinx.util import docname_join
 from sphinx.util.docutils import SphinxDirective
 
 from epimlib._checks import fields_of, load
@@ -146,7 +147,7 @@ def accepted(question: Question, names: Callable[[str], float]) -> list[tuple[fl
 def shown(number: float, unit: str = "") -> str:
     """Return a number as a reader sees it: all digits of a whole number, four of another, and the unit."""
     text = f"{number:,.0f}" if number == int(number) else f"{float(f'{number:.4g}'):,}".removesuffix(".0")
-    return f"{text} {unit}".strip()
+    return f"{text}{unit}" if unit == "%" else f"{text} {unit}".strip()
 
 
 class quiz(nodes.General, nodes.Element):
@@ -230,7 +231,9 @@ class QuizKeys(SphinxDirective):
             chapter = f"notebooks/{path.stem}"
             cells = json.loads(Path(self.env.doc2path(chapter)).read_text(encoding="utf-8"))["cells"]
             title = "".join(cells[0]["source"]).splitlines()[0].removeprefix("# ")
-            section = nodes.section("", nodes.title("", title), ids=[nodes.make_id(path.stem)], names=[path.stem])
+            section = nodes.section(
+                "", nodes.title("", f"{int(path.stem[:2])}. {title}"), ids=[nodes.make_id(path.stem)], names=[path.stem]
+            )
             section += quiz_key(chapter=chapter)
             result.append(section)
         return result
@@ -250,6 +253,8 @@ class ArrangeQuiz(SphinxPostTransform):
         for key in list(self.document.findall(quiz_key)):
             found = list(self.env.get_doctree(key["chapter"]).findall(quiz))
             for reference in (node for one in found for node in one.findall(nodes.Element) if "refdoc" in node):
+                if reference.get("reftype") == "doc":  # whose target may start from the chapter
+                    reference["reftarget"] = "/" + docname_join(reference["refdoc"], reference["reftarget"])
                 reference["refdoc"] = self.env.docname
             key.replace_self([answers(one, asked=True) for one in found])
 

@@ -59,6 +59,7 @@
       [...list.children].forEach((item, at) => {
         const row = make("li", {}, make("span", {}, ...item.childNodes));
         row.dataset.item = items[at];
+        const moves = make("span", { className: "predict-moves" });
         for (const [sign, word] of [["↑", "up"], ["↓", "down"]]) {
           const button = make("button", { type: "button" }, sign);
           button.setAttribute("aria-label", `${items[at]}: ${word}`);
@@ -67,8 +68,9 @@
             else row.nextElementSibling?.after(row);
             button.focus();
           });
-          row.append(button);
+          moves.append(button);
         }
+        row.append(moves);
         rows.append(row);
       });
       list.remove();
@@ -102,7 +104,6 @@
       for (const field of form.elements) field.disabled = true;
       anyway.parentElement.remove();
       answer.querySelector(".sd-summary-content").prepend(make("p", { className: "predict-said" }, sentence(data, said)));
-      says.textContent = `Your guess: ${with_unit(said.guess, data.unit)}`;
     }
     form.addEventListener("submit", (event) => {
       event.preventDefault();
