@@ -310,10 +310,10 @@ class Deck:
         data = output.get("data", {"text/plain": output.get("text", "")})
         if "text/html" in data:
             html = re.sub(r"<style.*?</style>|<p><a download.*?</p>", "", data["text/html"], flags=re.DOTALL)
-            pictures = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
-            if len(pictures) > 1:
-                return in_turn(pictures)
-            return f"<figure>{html}</figure>" if pictures else f'<div class="table">{html}</div>'
+            rounds = re.findall(r'<div class="round".*?</div>', html, re.DOTALL)
+            if rounds:  # of epimlib.lab.stepview
+                return in_turn(rounds)
+            return f"<figure>{html}</figure>" if "<svg" in html else f'<div class="table">{html}</div>'
         if "text/markdown" in data:
             return f'<div class="table">{self.html(data["text/markdown"])}</div>'
         return f"<pre>{escape(data['text/plain'].strip())}</pre>"
