@@ -35,6 +35,7 @@ from myst_nb.core.variables import format_plain_text
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
+from pygments.util import ClassNotFound
 
 from epimlib._checks import line, nearest
 
@@ -309,10 +310,10 @@ class Deck:
         data = output.get("data", {"text/plain": output.get("text", "")})
         if "text/html" in data:
             html = re.sub(r"<style.*?</style>|<p><a download.*?</p>", "", data["text/html"], flags=re.DOTALL)
-            pictures = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
-            if len(pictures) > 1:
-                return in_turn(pictures)
-            return f"<figure>{html}</figure>" if pictures else f'<div class="table">{html}</div>'
+            rounds = re.findall(r'<div class="round".*?</div>', html, re.DOTALL)
+            if rounds:  # of epimlib.lab.stepview
+                return in_turn(rounds)
+            return f"<figure>{html}</figure>" if "<svg" in html else f'<div class="table">{html}</div>'
         if "text/markdown" in data:
             return f'<div class="table">{self.html(data["text/markdown"])}</div>'
         return f"<pre>{escape(data['text/plain'].strip())}</pre>"
@@ -324,7 +325,11 @@ class Deck:
     def number(self, name: str) -> str:
         """Return a number that the chapter reported, ``name`` or ``name:format``."""
         name, _, form = name.partition(":")
-        return format_plain_text(self.find("number", name, self.chapter.glued if self.chapter else {}), form or "s")
+        value = self.find("number", name, self.chapter.glued if self.chapter else {})
+        try:
+            return format_plain_text(value, form or "s")
+        except ValueError:
+            raise self.fail(f"{name!r} is {value}, which cannot be written as {form!r}") from None
 
 
 def role(self, tokens, index, options, env) -> str:
@@ -351,7 +356,11 @@ def block(self, tokens, index, options, env) -> str:
         return f'<aside class="notes">{deck.html(token.content)}</aside>\n'
     if directive.startswith("{"):
         raise deck.fail(f"a slide knows of-chapter, fragment and notes, not {directive}")
-    return highlight(token.content, get_lexer_by_name(directive or "text"), HtmlFormatter(cssclass="code"))
+    try:
+        lexer = get_lexer_by_name(directive or "text")
+    except ClassNotFound:
+        raise deck.fail(f"code must be of a language that Pygments knows, or of none, not of {directive!r}") from None
+    return highlight(token.content, lexer, HtmlFormatter(cssclass="code"))
 
 
 def inline_code(self, tokens, index, options, env) -> str:
@@ -427,12 +436,13 @@ def main(target: str = str(ROOT / "_build" / "slides")) -> int:
         shutil.rmtree(folder)
     static(folder / "_static")
     entries = []
-    for name, slides in pages.items():
-        deck = found[name]
+    for name in sorted(pages, key=lambda name: (name[0].isdigit(), name)):  # lectures first
+        deck, slides = found[name], pages[name]
         page = fill("deck.html", title=escape(deck.title), slides="\n".join(slides))
         (folder / f"{name}.html").write_text(page, encoding="utf-8")
+        place = f"{int(name[:2])} " if deck.chapter else ""
         entries.append(
-            f'<li><a href="{name}.html">{escape(deck.title)}</a> ({len(slides)} slides)<br>{deck.question}</li>'
+            f'<li><a href="{name}.html">{place}{escape(deck.title)}</a> ({len(slides)} slides)<br>{deck.question}</li>'
         )
     index = fill("index.html", decks="\n".join(entries))
     (folder / "index.html").write_text(index, encoding="utf-8")

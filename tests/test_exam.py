@@ -62,7 +62,9 @@ def uses_of_a_weight(text):
 
 
 def weight_in_cells(text):
-    cell, bits, weight = (int(re.search(p, text)[1]) for p in (r"cells of (\d)", r"the (\d)-bit", r"weight (-\d+)"))
+    cell, bits, weight = (
+        int(re.search(p, text)[1]) for p in (r"for (\d)-bit cells", r"the (\d)-bit", r"weight (-\d+)")
+    )
     digits, left = [], -weight
     while len(digits) * cell < bits - 1:
         left, digit = divmod(left, 2**cell)

@@ -1,9 +1,12 @@
 """What the page of findings says of its numbers in words is true of the committed records."""
 
 import re
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from sphinx.application import Sphinx
+from sphinx.util.docutils import docutils_namespace, patch_docutils
 
 from epimlib.lab import results
 from tests.test_notebooks import load
@@ -119,3 +122,15 @@ class TestWords:
         counts = [number(f"21_claims claims_{name}") for name in ("reproduced", "consistent", "not_run", "uncheckable")]
         assert sum(counts) == number("21_claims claims_total")
         assert counts[0] == counts[2] == 1  # "is" and "was"
+
+
+def test_a_missing_number_is_a_warning_of_the_build(tmp_path):
+    said = StringIO()
+    page = "Page\n====\n\n:metric:`13_headline/full headline_dense ,` and :metric:`13_headline nothing`\n"
+    (tmp_path / "index.rst").write_text(page, encoding="utf-8")
+    with patch_docutils(), docutils_namespace(), pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "book" / "_ext"))
+        settings = {"extensions": ["metric"]}
+        Sphinx(tmp_path, None, tmp_path / "text", tmp_path / "trees", "text", settings, None, said).build()
+    assert "13,120 and" in (tmp_path / "text" / "index.txt").read_text(encoding="utf-8")
+    assert "metric must be one of the record 13_headline, got 'nothing'" in said.getvalue()

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from epimlib.datapath.program import Program
 
 BLUE, GREEN, YELLOW = COLOURS[0], COLOURS[5], COLOURS[2]
-TOP = 84  # [px] above the drawings
-WIDTHS = (236, 130, 215)  # [px] of the drawings of inputs, matrix and outputs
-PIXEL, LINE, COLUMN, BUFFER = 17, 14, 30, 22  # [px] cell of a feature map; word line; column; output word
+TOP = 98  # [px] above the drawings
+WIDTHS = (208, 130, 194)  # [px] of the drawings of inputs, matrix and outputs
+PIXEL, LINE, COLUMN, BUFFER = 16, 14, 26, 22  # [px] cell of a feature map; word line; column; output word
 LARGEST = {"channels": 8, "height": 8, "width": 8, "word lines": 64, "columns": 8, "output channels": 24}
 """What still fits into a picture."""
 SECONDS = 3
@@ -32,7 +32,7 @@ STYLE = """
 .steps rect { stroke: currentColor; stroke-opacity: 0.35; }
 .steps .panels { display: grid; margin-top: 0.6em; }
 .steps .panels > * { grid-area: 1 / 1; visibility: hidden; }
-.steps .round { display: flex; flex-wrap: wrap; align-items: flex-start; gap: 1em; }
+.steps .round { display: flex; flex-wrap: wrap; align-items: flex-start; gap: 1em 0.6em; }
 @keyframes one-of-%(rounds)d { from { visibility: visible; } %(share).4f%% { visibility: hidden; } }
 .steps:has(.play:checked) .panels > * { animation: one-of-%(rounds)d %(total)ds step-end infinite; }
 @media print { .steps .panels { display: block; } .steps .panels > * { visibility: visible; } }
@@ -114,7 +114,7 @@ def _picture(program: "Program", image: list, state: dict[str, Any], held: dict[
     entries = [
         ("IFAT: fetch", f"input channels {_range(channel, channels)}"),
         ("IFRT: drive", f"from word line {start} on"),
-        ("OFAT: deliver", f"columns {_range(column, last - first)} to channels {_range(first, last - first)}"),
+        ("OFAT: deliver", f"columns {_range(column, last - first)}"),
     ]
     copied = [f"copied to channels {_range(copy, size)}" for _, copy, size in state["copies"]]
     action = "added to what is there" if state["extends"] else "a new result"
@@ -139,12 +139,12 @@ def _picture(program: "Program", image: list, state: dict[str, Any], held: dict[
         write(svg, 1, 32, entry)
         parts.append(svg)
     inputs, matrix, outputs = parts
-    for number, text in enumerate([action, *copied]):
+    for number, text in enumerate([f"to channels {_range(first, last - first)}", action, *copied]):
         write(outputs, 1, 48 + 16 * number, text)
     bottoms = [
         _draw_input(add(inputs, "g"), image, state, spec.kernel_size),
         _draw_matrix(add(matrix, "g"), program, state, column),
-        _draw_output(add(outputs, "g", transform="translate(6,0)"), program, state, held),
+        _draw_output(add(outputs, "g", transform="translate(8,0)"), program, state, held),
     ]
     matrix.set("width", str(max(WIDTHS[1], 68 + COLUMN * program.layout.cols)))
     for svg, bottom in zip(parts, bottoms, strict=True):
@@ -166,9 +166,9 @@ def _draw_input(group: ET.Element, image: list, state: dict[str, Any], kernel: t
     """Draw the feature map, channel by channel, with the fetched words coloured; return where it ends."""
     fetched = {tuple(place) for place in state["fetch"] if place}
     height, width = len(image[0]), len(image[0][0])
-    across = 2 if width * PIXEL * 2 + 24 <= 240 else 1
+    across = 2 if 2 * width * PIXEL + 15 <= WIDTHS[0] else 1
     for c, rows in enumerate(image):
-        left = c % across * (width * PIXEL + 16) + 1
+        left = c % across * (width * PIXEL + 13) + 1
         top = TOP + c // across * (height * PIXEL + 30)
         write(group, left, top - 5, f"channel {c}", font_size=11)
         for y, row in enumerate(rows):

@@ -171,10 +171,10 @@ def bits_for_nothing(draw: Random) -> Drawn:
     by_hand = up(bits - sign, cell_bits)
     return Drawn(
         f"Cells hold {cell_bits} bits, and signs are stored with polarity {polarity}. How many slices does a "
-        f"{bits}-bit weight take, and what is the largest number of bits that takes no more?",
+        f"weight of {bits} bits take, and what is the largest number of bits that takes no more?",
         {"slices": slices, "bits": max(b for b in range(bits, bits + 9) if bit_slices(b, crossbar) == slices)},
-        f"{'The sign is apart' if sign else 'All bits are stored'}: ⌈{bits - sign}/{cell_bits}⌉ = {by_hand} slices, "
-        f"which hold {by_hand}·{cell_bits} = {by_hand * cell_bits} bits{' and the sign' if sign else ''}: "
+        f"{'The sign is apart' if sign else 'All bits are stored'}: ⌈{bits - sign}/{cell_bits}⌉ = {by_hand}. Together "
+        f"they hold {by_hand}·{cell_bits} = {by_hand * cell_bits} bits{' and the sign' if sign else ''}: "
         f"{by_hand * cell_bits + sign} bits.",
     )
 

@@ -29,7 +29,7 @@ def steps_of_a_layer(draw: Random) -> Drawn:
     cycles, groups, turns = up(bits, dac_bits), up(256 // kernel**2 * kernel**2, dacs), up(out, adcs)
     return Drawn(
         f"A {kernel}×{kernel} convolution from 256 to {out} channels has {size}×{size} output positions and "
-        f"{bits}-bit inputs. Its 256×256 crossbars have {dacs} DACs of {dac_bits} bits and {adcs} ADCs (channel "
+        f"{bits}-bit inputs. Its 256×256 crossbars have {dacs} {dac_bits}-bit DACs and {adcs} ADCs (channel "
         "packing). How many analog steps follow one another? Why does it not matter how many row blocks and slices "
         "there are?",
         {"steps": steps},
@@ -54,8 +54,8 @@ def conversions_of_an_epitome(draw: Random) -> Drawn:
         f"{activation}-bit inputs. Crossbars of 256×256 2-bit cells have {dacs} DACs of one bit; polarity 2, channel "
         f"packing. Count the conversions of the dense layer and of its epitome {spec.epitome} without reuse.",
         {"dense": dense, "epitome": epitome, "epitome / dense": epitome / dense},
-        f"{size}²·{activation} cycles·{slices} slices = {shown(common)} for each row group and column. Dense: "
-        f"{inp // 256} row blocks of {groups} row groups, {out} columns: {shown(by_hand[0])}. Epitome: "
+        f"{size}²·{activation}·{slices} (positions, cycles, slices) = {shown(common)} for each row group and column. "
+        f"Dense: {inp // 256} row blocks of {groups} row groups, {out} columns: {shown(by_hand[0])}. Epitome: "
         f"{inp // 256}·{out // 256} rounds; each drives every fourth line of 4 crossbars, {4 * groups} row groups, "
         f"and senses 256 columns: {shown(by_hand[1])}. That is {shown(by_hand[1] / by_hand[0])} times as many: three "
         "of four rows are silent.",
@@ -83,8 +83,9 @@ def energy_of_converters(draw: Random) -> Drawn:
             "a conversion [pJ]": machine.adc.power / machine.adc.rate * 1e12,
             "all [µJ]": 1e6 * float(report.by_component().loc["ADC", "energy [J]"]),
         },
-        f"{power} mW/{rate} GS/s = {shown(power / rate)} pJ. {size}²·8 cycles·{up(bits - 1, 2)} slices·{inp // 128} "
-        f"row groups·{out} columns = {shown(count)} conversions: {shown(count * power / rate / 1e6)} µJ.",
+        f"{power} mW/{rate} GS/s = {shown(power / rate)} pJ. {size}²·8·{up(bits - 1, 2)}·{inp // 128}·{out} "
+        f"(positions, cycles, slices, row groups, columns) = {shown(count)} conversions: "
+        f"{shown(count * power / rate / 1e6)} µJ.",
     )
 
 

@@ -67,7 +67,7 @@ def weight_in_cells(draw: Random) -> Drawn:
     digits = [-weight >> cell_bits * k & 2**cell_bits - 1 for k in range(slices)]
     worth = [digit << cell_bits * k for k, digit in enumerate(digits)]
     return Drawn(
-        f"Write the {bits}-bit weight {weight} as slices for cells of {cell_bits} bits, least significant first, as it "
+        f"Write the {bits}-bit weight {weight} as slices for {cell_bits}-bit cells, least significant first, as it "
         "lies on the crossbars of the negative part (polarity 2). How many cells does the weight take in all with "
         "polarity 2, and how many with an offset (polarity 1)?",
         {"slices": levels, "cells of a pair": 2 * slices, "cells with an offset": bit_slices(bits, single)},
@@ -85,8 +85,8 @@ def adc_of_one_crossbar(draw: Random) -> Drawn:
     most = full_scale(hardware(rows, crossbar_cell_bits=cell_bits, dac_bits=dac_bits, dac_per_crossbar=rows))
     by_hand = rows * (2**cell_bits - 1) * (2**dac_bits - 1)
     return Drawn(
-        f"{rows} word lines of a crossbar are driven together, cells hold {cell_bits} bits and DACs have {dac_bits} "
-        "(one crossbar, no pair). What is the largest sum of a column, and how many bits must an ADC have to tell all "
+        f"{rows} word lines of a crossbar with {cell_bits}-bit cells are driven together by {dac_bits}-bit DACs (one "
+        "crossbar, no pair). What is the largest sum of a column, and how many bits must an ADC have to tell all "
         "sums apart?",
         {"largest sum": most, "bits": most.bit_length()},
         f"{rows}·{2**cell_bits - 1}·{2**dac_bits - 1} = {shown(by_hand)}. With zero these are {shown(by_hand + 1)} "
@@ -136,7 +136,7 @@ def blocks_of_a_layer(draw: Random) -> Drawn:
     blocks, by_dense = up(inp, fit) * cols, up(rows, size) * cols
     return Drawn(
         f"A {kernel}×{kernel} convolution from {inp} to {out} channels with {bits}-bit weights lies on crossbars of "
-        f"{size}×{size} cells of {cell_bits} bits, polarity 2. How many blocks does it take with dense packing, how "
+        f"{size}×{size} {cell_bits}-bit cells, polarity 2. How many blocks does it take with dense packing, how "
         "many with channel packing, and how many crossbars are the latter?",
         {
             "blocks, dense packing": map_layer(conv(inp, out, kernel), None, dense.crossbar, slices).blocks,
@@ -145,7 +145,7 @@ def blocks_of_a_layer(draw: Random) -> Drawn:
         },
         f"{inp}·{kernel}² = {shown(rows)} rows and {out} columns. Dense: ⌈{rows}/{size}⌉·⌈{out}/{size}⌉ = {by_dense}. "
         f"By channels: {fit} of them on a crossbar, ⌈{inp}/{fit}⌉·{cols} = {blocks}. ⌈{bits - 1}/{cell_bits}⌉ = "
-        f"{up(bits - 1, cell_bits)} slices and two signs: {blocks}·{up(bits - 1, cell_bits)}·2 = "
+        f"{up(bits - 1, cell_bits)} for the slices, 2 for the signs: {blocks}·{up(bits - 1, cell_bits)}·2 = "
         f"{shown(blocks * up(bits - 1, cell_bits) * 2)} crossbars.",
     )
 

@@ -186,7 +186,7 @@ def bits_of_the_adc(draw: Random) -> Drawn:
     lines = [max(len(read.lines) for r in program.rounds for read in r.reads) for program in programs]
     worth, by_hand = (2**cell_bits - 1) * (2**dac_bits - 1), (min(dacs, 252), dacs // 16 * 9)
     return Drawn(
-        f"Crossbars have 256 word lines and {dacs} DACs of {dac_bits} bits, cells {cell_bits} bits; channel packing, "
+        f"Crossbars have 256 word lines and {dacs} {dac_bits}-bit DACs, on {cell_bits}-bit cells; channel packing, "
         "polarity 2. What is the largest current of a 3×3 layer of many channels, and how many bits does an ADC need "
         "that never clips (sign included)? And for an epitome with a 4×4 window?",
         {
