@@ -1,4 +1,4 @@
-# make book | test | paths | fuzz | serve | bundle | pdf | bench | outputs | records | explorer | clean
+# make book | student | instructor | slides | test | paths | fuzz | serve | bundle | pdf | bench | outputs | records | explorer | clean
 # needs Python 3.11 to 3.13 and nothing else, pdf a TeX too
 PYTHON ?= python3
 VENV   ?= .venv
@@ -13,7 +13,7 @@ PIP_cpu := --extra-index-url https://download.pytorch.org/whl/cpu
 export HF_HUB_OFFLINE ?= 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: book test paths fuzz serve bundle pdf bench outputs records explorer clean
+.PHONY: book student instructor slides test paths fuzz serve bundle pdf bench outputs records explorer clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and f"Python 3.11 to 3.13 is needed, {sys.executable} is {sys.version.split()[0]}")'
@@ -38,6 +38,10 @@ book: $(VENV)/.installed .jupyter_cache/$(INPUTS) _build/settings
 	$(BIN)/jupyter-book build . -W -n --keep-going
 	@echo "The book is _build/html/index.html; make serve shows it in a browser."
 
+# The book without solutions, for a class, and with the guide, for who teaches it.
+student instructor: book
+	$(BIN)/python book/editions.py $@
+
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST)
 
@@ -57,6 +61,10 @@ fuzz: $(VENV)/.installed
 serve: book
 	@echo "http://127.0.0.1:$(PORT)/  (Ctrl-C ends it)"
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+
+# A deck of slides for each chapter, and one for a lecture; book/slides holds what stands on them.
+slides: book
+	$(BIN)/python book/slides.py
 
 # One file for a USB stick: the book, and everything that it was made from.
 bundle: book

@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_runs(commands)
     _add_sweep(commands)
     _add_training(commands)
+    _add_exam(commands)
     return parser
 
 
@@ -184,6 +185,16 @@ def _add_sweep(commands: Any) -> None:
     command.add_argument("--profile", metavar="NAME", help="of Snakemake, as slurm")
     command.add_argument("--snakemake", metavar="OPTIONS", default="", help="further ones, as '--executor slurm'")
     command.add_argument("--chunk", metavar="N", type=int, default=10, help="most points of a job of Snakemake (10)")
+
+
+def _add_exam(commands: Any) -> None:
+    command = commands.add_parser("exam", help="a sheet of exam questions with the numbers of a seed, and its key")
+    command.set_defaults(command=_exam)
+    command.add_argument("--seed", metavar="N", type=int, required=True, help="another number is another sheet")
+    command.add_argument("--questions", metavar="N", type=int, default=8, help="how many (8)")
+    command.add_argument("--chapters", metavar="LIST", help="what may be asked about, as 1-5,9 (all)")
+    command.add_argument("--output", metavar="DIR", help="write exam-N.md and exam-N-key.md there, do not print")
+    command.add_argument("--key", action="store_true", help="print the key, not the sheet")
 
 
 def _list(request: argparse.Namespace) -> None:
@@ -446,3 +457,15 @@ def _train(request: argparse.Namespace) -> None:
                 record.save(Path(request.records) / run.study / f"{run.folder}.json")
             metrics = ", ".join(f"{name} {value:.6g}" for name, value in record.metrics.items())
             bar.write(f"{run.study} {run.folder}: {metrics}")  # above the bar
+
+
+def _exam(request: argparse.Namespace) -> None:
+    from epimlib.teach.exam import chapters, exam, write_exam
+
+    if request.key and request.output:
+        raise ValueError("--key is for what is printed; --output writes sheet and key")
+    allowed = None if request.chapters is None else chapters(request.chapters)
+    if request.output:
+        print(*write_exam(request.output, request.seed, request.questions, allowed), sep="\n")
+    else:
+        print(exam(request.seed, request.questions, allowed)[request.key], end="")

@@ -97,8 +97,8 @@ def test_every_figure_has_a_name_and_a_caption(path):
 def test_nothing_but_its_answer_follows_a_prompt(path):
     """The book folds what stands between a prompt and the ``answer-end`` of its section, and folds no other answer."""
     text = "\n".join("".join(cell["source"]) for cell in cells(path, "markdown"))
-    marks = re.findall(r"^(?:## |```\{admonition\} Predict$|:::\{answer-end\}$)", text, re.MULTILINE)
-    prompts = [mark for mark in marks if "Predict" in mark]
+    marks = re.findall(r"^(?:## |```\{admonition\} Predict$|:::\{predict\}|:::\{answer-end\}$)", text, re.MULTILINE)
+    prompts = [mark for mark in marks if "predict" in mark.lower()]
     assert [marks[at + 1] for at, mark in enumerate(marks) if mark in prompts] == [":::{answer-end}"] * len(prompts)
     assert marks.count(":::{answer-end}") == len(prompts)
     assert not [cell["id"] for cell in cells(path, "code") if {"hide-output", "hide-cell"} & set(tags(cell))]

@@ -232,7 +232,29 @@ def test_page(tab, site, name):
     assert not tab.trouble + found, "\n".join([name, *tab.trouble, *found])
 
 
+def test_the_step_view_is_readable_on_a_phone(tab, site):
+    tab.set_viewport_size({"width": 390, "height": 800})
+    visit(tab, site + "notebooks/07_datapath.html")
+    tab.evaluate("() => document.querySelectorAll('details').forEach(d => d.open = true)")
+    tab.locator(".steps input").nth(1).check()
+    shown = tab.locator(".steps .round:visible svg")
+    assert shown.count() == 3
+    for drawing in shown.all():
+        assert drawing.bounding_box()["width"] == float(drawing.get_attribute("width"))  # no number is scaled down
+    for choice in tab.locator(".steps .choice").all():
+        button, label = choice.locator("input").bounding_box(), choice.locator("label").bounding_box()
+        assert abs(button["y"] - label["y"]) < label["height"]  # in one line
+    assert not tab.trouble
+
+
 def test_search_finds_a_page(tab, site):
     visit(tab, site + "search.html?q=epitome")
     tab.wait_for_selector("#search-results li a[href*=glossary]")  # results come in one by one
+    assert not tab.trouble
+
+
+@pytest.mark.parametrize(("number", "page"), [("128", "02_crossbar"), ("30.65", "03_mapping"), ("13888", "01_memory")])
+def test_search_finds_a_number(tab, site, number, page):
+    visit(tab, site + f"search.html?q={number}")
+    tab.wait_for_selector(f"#search-results li a[href*={page!r}]")
     assert not tab.trouble

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epimlib import EpitomeSpec
-from epimlib.lab.pictures import BLOCKS, COLOURS, PATCHES, plan_svg
+from epimlib.lab.pictures import BLOCKS, COLOURS, INK, PATCHES, plan_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 SPECS = {
@@ -78,7 +78,7 @@ def test_text_and_lines_take_the_colour_of_the_page(name):
         assert element.get("fill") == ("#000000" if re.fullmatch(r"p\d+", element.text) and in_a_block(element) else
                                        "currentColor")  # fmt: skip
     lines = [e.get("stroke") for e in root.iter() if e.get("stroke") and e.get("stroke-width") is None]
-    assert set(lines) == {"currentColor"}
+    assert set(lines) == {"currentColor", INK}  # ink on what is coloured
 
 
 def in_a_block(element):

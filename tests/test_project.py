@@ -76,7 +76,7 @@ def test_everything_that_is_installed_with_the_project_is_pinned():
 
 @pytest.mark.parametrize(
     ("folders", "declared"),
-    [(["epimlib"], PROJECT["dependencies"]), (["tests", "book/_ext", "benchmarks", "notebooks"], REQUIREMENTS)],
+    [(["epimlib"], PROJECT["dependencies"]), (["tests", "book", "benchmarks", "notebooks"], REQUIREMENTS)],
     ids=["library", "everything else"],
 )
 def test_what_is_imported_is_declared(folders, declared):

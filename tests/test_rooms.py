@@ -17,12 +17,16 @@ BELOW = {
     "rivals": {"epitome", "pim", "quant", "search"},
     "related": {"epitome", "pim", "quant", "datapath", "search", "rivals"},
     "lab": {"epitome", "pim", "quant", "datapath", "search", "rivals", "related"},
+    "teach": {"epitome", "pim", "quant", "datapath", "search", "rivals", "related", "lab"},
     "train": {"epitome", "pim", "quant", "datapath", "search", "rivals", "related", "lab"},
 }
 """The rooms that each room may import. ``_checks`` and ``_torchvision`` are below all, ``cli`` is above."""
 SHARED = {"_checks", "_torchvision"}
+PURE = {"pim", "search", "teach"}
 NO_TORCH = ["epimlib", "epimlib.epitome.plan", "epimlib.epitome.design", "epimlib.epitome.workload", "epimlib.search"]
-NO_TORCH += [f"epimlib.{room}.{path.stem}" for room in ("pim", "search") for path in (LIBRARY / room).glob("[!_]*.py")]
+NO_TORCH += [
+    f"epimlib.{path.parent.name}.{path.stem}" for path in LIBRARY.glob("*/[!_]*.py") if path.parent.name in PURE
+]
 
 
 def imported(path: Path) -> set[str]:

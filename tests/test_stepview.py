@@ -27,11 +27,20 @@ def pictures(html):
     style, body = html.split("</style>")
     assert style.startswith("<style>")
     body = re.sub(r"<(input[^>]*)>", r"<\1/>", body)  # HTML leaves them open
-    return list(ET.fromstring(body).iter("{http://www.w3.org/2000/svg}svg"))
+    rounds = [element for element in ET.fromstring(body).iter("div") if element.get("class") == "round"]
+    assert all(round.get("role") == "img" for round in rounds)
+    return rounds
+
+
+def drawings(picture):
+    """The groups of input, matrix and output."""
+    return [svg.find("{http://www.w3.org/2000/svg}g") for svg in picture]
 
 
 def cells(picture, group, colour):
-    return [rect for rect in picture[group].iter("{http://www.w3.org/2000/svg}rect") if rect.get("fill") == colour]
+    return [
+        rect for rect in drawings(picture)[group].iter("{http://www.w3.org/2000/svg}rect") if rect.get("fill") == colour
+    ]
 
 
 def texts(element):
@@ -44,17 +53,15 @@ def test_every_round_colours_what_it_touches_and_the_last_shows_the_output(polar
     view = pictures(step_view(program, image, (0, 3)))
     assert len(view) == 4  # two groups of output blocks times two input blocks
     for picture in view:
-        groups = [child for child in picture if child.tag.endswith("}g")]
-        drawing = dict(enumerate(groups))
-        assert len(cells(drawing, 0, BLUE)) == 2 * 6  # two channels, the upper row of the window is padding
-        assert len(cells(drawing, 1, BLUE)) == 2 * 9 * 4  # nine of 16 word lines of both channels, all columns
-        assert len(cells(drawing, 2, GREEN)) == 4
+        assert len(cells(picture, 0, BLUE)) == 2 * 6  # two channels, the upper row of the window is padding
+        assert len(cells(picture, 1, BLUE)) == 2 * 9 * 4  # nine of 16 word lines of both channels, all columns
+        assert len(cells(picture, 2, GREEN)) == 4
         weights = epitome.reshape(4, 32).T.flatten().tolist()
-        shown = [text.text for text in groups[1] if text.get("text-anchor") == "middle"][:128]
+        shown = [text.text for text in drawings(picture)[1] if text.get("text-anchor") == "middle"][:128]
         assert shown == [str(weight) for weight in weights]
-    assert [len(cells({2: picture[-1]}, 2, YELLOW)) for picture in view] == [0, 4, 0, 0]
+    assert [len(cells(picture, 2, YELLOW)) for picture in view] == [0, 4, 0, 0]
     output = run(program, image).output[:, 0, 3].long().tolist()
-    held = [text.text for text in view[-1][-1] if text.get("x") == "114"]
+    held = [text.text for text in drawings(view[-1])[2] if text.get("x") == "114"]
     assert held == [str(value) for value in output]
     assert "then hold " + ", ".join(map(str, output[8:])) in view[-1].get("aria-label")
 
@@ -68,10 +75,10 @@ def test_with_coefficients_every_block_that_shares_the_sums_is_coloured_and_says
     signs = 2 * torch.randint(0, 2, (12, 2), generator=draw) - 1
     program = compile(spec.plan(), epitome, hardware, 4, 4, padding=1, coefficients=signs)
     view = pictures(step_view(program, image, (0, 3)))
-    assert [len(cells({2: picture[-1]}, 2, GREEN)) for picture in view] == [8, 8, 4, 4]
-    assert [len(cells({2: picture[-1]}, 2, YELLOW)) for picture in view] == [0] * 4
+    assert [len(cells(picture, 2, GREEN)) for picture in view] == [8, 8, 4, 4]
+    assert [len(cells(picture, 2, YELLOW)) for picture in view] == [0] * 4
     output = run(program, image).output[:, 0, 3].long().tolist()
-    assert [text.text for text in view[-1][-1] if text.get("x") == "114"] == [str(value) for value in output]
+    assert [text.text for text in drawings(view[-1])[2] if text.get("x") == "114"] == [str(value) for value in output]
     for number, picture in enumerate(view):
         sums = [
             int(text)
@@ -80,9 +87,16 @@ def test_with_coefficients_every_block_that_shares_the_sums_is_coloured_and_says
         first = 0 if number < 2 else 8
         channels = range(8) if number < 2 else range(8, 12)
         wanted = [f"{signs[c, number % 2]} × {sums[(c - first) % 4]}" for c in channels]
-        assert [text.text.removeprefix("+") for text in picture[-1] if text.get("x") == "126"] == wanted
+        assert [text.text.removeprefix("+") for text in drawings(picture)[2] if text.get("x") == "126"] == wanted
     assert f"coefficients {', '.join(map(str, signs[4:8, 1].tolist()))}, then hold" in view[1].get("aria-label")
     assert "and to channels 4 to 7" in texts(view[0])
+
+
+def test_every_drawing_is_narrow_enough_for_a_phone():
+    program, _, image = make()
+    for picture in pictures(step_view(program, image)):
+        assert len(picture) == 3
+        assert all(int(svg.get("width")) <= 330 for svg in picture)  # [px], and no text is scaled down
 
 
 def test_every_choice_has_a_label_and_only_the_first_is_chosen():

@@ -41,7 +41,9 @@ class AnswerEnd(SphinxDirective):
     """Marks the end of an answer; text, code cells and outputs since the prompt are the answer."""
 
     def run(self):
-        return [answer_end()]
+        end = answer_end()
+        self.set_source_info(end)
+        return [end]
 
 
 class FoldAnswers(SphinxTransform):
@@ -57,11 +59,19 @@ class FoldAnswers(SphinxTransform):
             if end is None:
                 logger.warning("no answer-end follows this prompt in its section", location=prompt)
                 continue
-            looks = {"opened": False, "has_title": True, "icon": None, "chevron": None}
-            classes = {"container_classes": ["sd-mb-3"], "title_classes": [], "body_classes": []}
-            answer = create_component("dropdown", type="dropdown", **looks, **classes)
-            answer += [nodes.rubric("", "Show the answer"), *section[start:end]]
-            section[start : end + 1] = [answer]
+            section[start : end + 1] = [folded("Show the answer", section[start:end])]
+        for end in list(self.document.findall(answer_end)):
+            logger.warning("no prompt stands before this answer-end in its section", location=end)
+            end.parent.remove(end)
+
+
+def folded(title: str, content: list[nodes.Node]) -> nodes.Element:
+    """Return the widget of ``{dropdown}``, closed."""
+    looks = {"opened": False, "has_title": True, "icon": None, "chevron": None}
+    classes = {"container_classes": ["sd-mb-3"], "title_classes": [], "body_classes": []}
+    widget = create_component("dropdown", type="dropdown", **looks, **classes)
+    widget += [nodes.rubric("", title), *content]
+    return widget
 
 
 def copy_mathjax(app, error):
@@ -122,6 +132,7 @@ def setup(app):
     app.config.mathjax_path = "mathjax/tex-mml-chtml.js"
     app.set_html_assets_policy("always")  # a formula may stand in the output of a cell only
     app.add_js_file(None, body=SCROLLSPY)
+    app.add_js_file("search.js", loading_method="defer")
     app.connect("build-finished", copy_mathjax)
     app.add_directive("answer-end", AnswerEnd)
     app.add_transform(FoldAnswers)

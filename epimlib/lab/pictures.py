@@ -4,6 +4,7 @@ The picture takes the colour of the text around it, so that it can stand in a li
 a number besides its colour.
 """
 
+import textwrap
 import xml.etree.ElementTree as ET
 import zlib
 from typing import Any
@@ -17,7 +18,8 @@ BLOCKS = 12
 PATCHES = 12
 """Most patches that are drawn within the epitome."""
 
-WIDTH, TOP, RIGHT = 760, 64, 330  # [px] of the whole; above the drawings; left of the weight
+WIDTH, TOP, RIGHT = 760, 64, 320  # [px] of the whole at most; above the drawings; left of the weight
+INK = "#22282f"  # of lines on what is coloured, in a light and in a dark page
 CARD, WINDOW = 104, 56  # [px] pitch of the patches in a row; longest side of a window
 
 
@@ -41,7 +43,7 @@ def plan_svg(plan: Plan) -> str:
     add(root, "desc", _description(plan, numbers))
     add(root, "style", "@media (prefers-color-scheme: dark) { svg:root { color: #d8dee4 } }")
     pattern = add(root, "pattern", id=hatch, width=6, height=6, patternUnits="userSpaceOnUse")
-    add(pattern, "path", d="M-1,1 l2,-2 M0,6 l6,-6 M5,7 l2,-2", stroke="#22282f", stroke_width=1)
+    add(pattern, "path", d="M-1,1 l2,-2 M0,6 l6,-6 M5,7 l2,-2", stroke=INK, stroke_width=1)
 
     for x, head, below in (
         (0, f"Epitome E, {_shape(spec.epitome)}", f"patches in use: {len(numbers)}"),
@@ -55,11 +57,11 @@ def plan_svg(plan: Plan) -> str:
         row, column = divmod(number, 3)
         card = add(root, "g", transform=f"translate({column * CARD + 1},{TOP - 14 + row * pitch:.5g})")
         _draw_patch(card, plan, number, offset)
-    bottom = _draw_weight(root, plan, numbers, hatch)
+    end, bottom = _draw_weight(root, plan, numbers, hatch)
     bottom = max(bottom, TOP - 14 + -(-len(drawn) // 3) * pitch)
 
     notes = [
-        "Left: each patch with its offset (a, b, y, x). Coloured is its part of the window, of the input channels",
+        "Left: each patch with its offset (a, b, y, x). Coloured is its part of the window, of the input channels "
         "(bar below) and of the output channels (bar beside).",
         "Right: the patch of every block; beside a row its first output channel, above a column its first input "
         "channel.",
@@ -71,10 +73,12 @@ def plan_svg(plan: Plan) -> str:
         notes.append(f"Only the first {len(drawn)} of {len(numbers)} patches are drawn.")
     if max(n_out, n_in) > BLOCKS:
         notes.append(f"Only the first {min(n_out, BLOCKS)} × {min(n_in, BLOCKS)} of {n_out} × {n_in} blocks are drawn.")
-    for line, note in enumerate(notes, start=1):
-        write(root, 0, bottom + 18 * line, note)
-    height = bottom + 18 * len(notes) + 8
-    root.attrib |= {"viewBox": f"0 0 {WIDTH} {height:g}", "width": str(WIDTH), "height": f"{height:g}"}
+    width = max(end, 520)
+    lines = [line for note in notes for line in textwrap.wrap(note, int(width / 6.5))]
+    for number, line in enumerate(lines, start=1):
+        write(root, 0, bottom + 18 * number, line)
+    height = bottom + 18 * len(lines) + 8
+    root.attrib |= {"viewBox": f"0 0 {width:g} {height:g}", "width": f"{width:g}", "height": f"{height:g}"}
     root.attrib |= {"font-family": "sans-serif", "font-size": "12"}
     return ET.tostring(root, encoding="unicode")
 
@@ -87,21 +91,32 @@ def _draw_patch(card: ET.Element, plan: Plan, number: int, offset: tuple[int, ..
     (block_out, block_in), (k_h, k_w) = spec.block, spec.kernel_size
     cell = WINDOW / max(e_h, e_w)
     left, width, height = 12, cell * e_w, cell * e_h
+    if grid := e_h + e_w <= 32:
+        _draw_grid(card, (left, 0), (e_h, e_w), cell, "currentColor")
     rect(card, left + cell * x, cell * y, cell * k_w, cell * k_h, fill=colour)
+    if grid:
+        _draw_grid(card, (left + cell * x, cell * y), (k_h, k_w), cell, INK)
     rect(card, 0, height * a / e_out, 6, height * block_out / e_out, fill=colour)
     rect(card, left + width * b / e_in, height + 6, width * block_in / e_in, 6, fill=colour)
-    lines = [f"M{left + cell * i:.5g},0 v{height:.5g}" for i in range(1, e_w)]
-    lines += [f"M{left},{cell * i:.5g} h{width:.5g}" for i in range(1, e_h)]
-    if 0 < len(lines) <= 30:
-        add(card, "path", d=" ".join(lines), stroke="currentColor", stroke_opacity=0.35, fill="none")
     for frame in ((left, 0, width, height), (0, 0, 6, height), (left, height + 6, width, 6)):
         rect(card, *frame, fill="none", stroke="currentColor", stroke_opacity=0.7)
     write(card, left, height + 26, f"p{number}", font_weight="bold")
     write(card, left, height + 40, f"({a}, {b}, {y}, {x})", font_size=11)
 
 
-def _draw_weight(root: ET.Element, plan: Plan, numbers: dict[tuple[int, ...], int], hatch: str) -> float:
-    """Draw the grid of blocks, short blocks narrower; return where it ends."""
+def _draw_grid(
+    card: ET.Element, corner: tuple[float, float], places: tuple[int, int], cell: float, colour: str
+) -> None:
+    """Draw the lines between the places of a window."""
+    (left, top), (rows, columns) = corner, places
+    lines = [f"M{left + cell * i:.5g},{top:.5g} v{cell * rows:.5g}" for i in range(1, columns)]
+    lines += [f"M{left:.5g},{top + cell * i:.5g} h{cell * columns:.5g}" for i in range(1, rows)]
+    if lines:
+        add(card, "path", d=" ".join(lines), stroke=colour, stroke_opacity=0.45, fill="none")
+
+
+def _draw_weight(root: ET.Element, plan: Plan, numbers: dict[tuple[int, ...], int], hatch: str) -> tuple[float, float]:
+    """Draw the grid of blocks, short blocks narrower; return where it ends on the right and below."""
     spec, (n_out, n_in) = plan.spec, plan.spec.grid
     rows, columns = min(n_out, BLOCKS), min(n_in, BLOCKS)
     left, top = RIGHT + 40, TOP - 6
@@ -119,10 +134,10 @@ def _draw_weight(root: ET.Element, plan: Plan, numbers: dict[tuple[int, ...], in
         rect(root, x, y, w, h, fill=COLOURS[use % len(COLOURS)])
         if patch.copy_of is not None:
             rect(root, x, y, w, h, fill=f"url(#{hatch})", fill_opacity=0.5)
-        rect(root, x, y, w, h, fill="none", stroke="currentColor", stroke_opacity=0.7)
+        rect(root, x, y, w, h, fill="none", stroke=INK, stroke_opacity=0.7)
         if w >= 24 and h >= 16:
             write(root, x + w / 2, y + h / 2 + 4, f"p{use}", text_anchor="middle", fill="#000000")
-    return top + height * rows
+    return left + width * columns + 1, top + height * rows
 
 
 def _title(plan: Plan) -> str:

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from epimlib.datapath.program import Program
 
 BLUE, GREEN, YELLOW = COLOURS[0], COLOURS[5], COLOURS[2]
-WIDTH, TOP = 760, 84  # [px] of a picture; above the drawings
-PIXEL, LINE, COLUMN, BUFFER = 17, 14, 30, 22  # [px] cell of a feature map; word line; column; output word
+TOP = 98  # [px] above the drawings
+WIDTHS = (208, 130, 194)  # [px] of the drawings of inputs, matrix and outputs
+PIXEL, LINE, COLUMN, BUFFER = 16, 14, 26, 22  # [px] cell of a feature map; word line; column; output word
 LARGEST = {"channels": 8, "height": 8, "width": 8, "word lines": 64, "columns": 8, "output channels": 24}
 """What still fits into a picture."""
 SECONDS = 3
@@ -26,12 +27,14 @@ SECONDS = 3
 STYLE = """
 .steps { border: 1px solid #808890; padding: 0.6em; margin: 0; }
 .steps legend { font-size: inherit; width: auto; float: none; padding: 0 0.4em; margin: 0; }
-.steps label { margin: 0 1em 0 0.2em; }
+.steps .choice { white-space: nowrap; display: inline-block; margin-right: 1em; }
+.steps label { margin: 0 0 0 0.2em; }
 .steps rect { stroke: currentColor; stroke-opacity: 0.35; }
 .steps .panels { display: grid; margin-top: 0.6em; }
 .steps .panels > * { grid-area: 1 / 1; visibility: hidden; }
+.steps .round { display: flex; flex-wrap: wrap; align-items: flex-start; gap: 1em 0.6em; }
 @keyframes one-of-%(rounds)d { from { visibility: visible; } %(share).4f%% { visibility: hidden; } }
-.steps .play:checked ~ .panels > * { animation: one-of-%(rounds)d %(total)ds step-end infinite; }
+.steps:has(.play:checked) .panels > * { animation: one-of-%(rounds)d %(total)ds step-end infinite; }
 @media print { .steps .panels { display: block; } .steps .panels > * { visibility: visible; } }
 """
 
@@ -73,7 +76,7 @@ def step_view(program: "Program", feature_map: "Tensor", position: tuple[int, in
     for number in range(rounds):
         _choice(box, name, str(number), f"round {number}", checked=not number)
         rules.append(
-            f".steps input:nth-of-type({number + 1}):checked ~ .panels > :nth-child({number + 1}) "
+            f".steps:has(.choice:nth-of-type({number + 1}) input:checked) .panels > :nth-child({number + 1}) "
             f"{{ visibility: visible; }}"
         )
         rules.append(
@@ -94,14 +97,15 @@ def step_view(program: "Program", feature_map: "Tensor", position: tuple[int, in
 
 
 def _choice(box: ET.Element, name: str, value: str, label: str, checked: bool = False, **attributes: Any) -> None:
-    button = add(box, "input", type="radio", name=name, id=f"{name}-{value}", value=value, **attributes)
+    choice = add(box, "span", **{"class": "choice"})
+    button = add(choice, "input", type="radio", name=name, id=f"{name}-{value}", value=value, **attributes)
     if checked:
         button.set("checked", "checked")
-    add(box, "label", label, **{"for": f"{name}-{value}"})
+    add(choice, "label", label, **{"for": f"{name}-{value}"})
 
 
 def _picture(program: "Program", image: list, state: dict[str, Any], held: dict[int, float]) -> ET.Element:
-    """Draw one round."""
+    """Draw one round: three drawings side by side, or below each other where the page is narrow."""
     spec = program.tables.spec
     channel, channels = program.tables.ifat[state["round"]].tolist()
     start = program.tables.ifrt[state["round"], 0].item()
@@ -110,14 +114,14 @@ def _picture(program: "Program", image: list, state: dict[str, Any], held: dict[
     entries = [
         ("IFAT: fetch", f"input channels {_range(channel, channels)}"),
         ("IFRT: drive", f"from word line {start} on"),
-        ("OFAT: deliver", f"columns {_range(column, last - first)} to channels {_range(first, last - first)}"),
+        ("OFAT: deliver", f"columns {_range(column, last - first)}"),
     ]
     copied = [f"copied to channels {_range(copy, size)}" for _, copy, size in state["copies"]]
     action = "added to what is there" if state["extends"] else "a new result"
     if "shares" in state:
         action = "weighed and added" if state["extends"] else "weighed: a new result"
         copied = [f"and to channels {_range(start, len(factors))}" for start, factors, _ in state["shares"][1:]]
-    root = ET.Element("svg", {"class": "plot", "role": "img", "xmlns": "http://www.w3.org/2000/svg"})
+    root = ET.Element("div", {"class": "round", "role": "img"})
     held_by = state.get("shares", [[first, None, state["results"]]])
     then = [_held(start, factors, results) for start, factors, results in held_by]
     root.set(
@@ -127,20 +131,24 @@ def _picture(program: "Program", image: list, state: dict[str, Any], held: dict[
         f"{', '.join(f'{value:g}' for value in state['sums'])}, {'; '.join([action, *copied])}. "
         f"{'; '.join(then)}.",
     )
-    places = (0, 250, 540)
-    for x, (head, entry) in zip(places, entries, strict=True):
-        write(root, x, 14, head, font_weight="bold")
-        write(root, x, 32, entry)
-    for number, text in enumerate([action, *copied]):
-        write(root, places[2], 48 + 16 * number, text)
+    parts = []
+    for width, (head, entry) in zip(WIDTHS, entries, strict=True):
+        svg = add(root, "svg", **{"class": "plot", "aria-hidden": "true", "xmlns": "http://www.w3.org/2000/svg"})
+        svg.attrib |= {"font-family": "sans-serif", "font-size": "12", "width": str(width)}
+        write(svg, 1, 14, head, font_weight="bold")
+        write(svg, 1, 32, entry)
+        parts.append(svg)
+    inputs, matrix, outputs = parts
+    for number, text in enumerate([f"to channels {_range(first, last - first)}", action, *copied]):
+        write(outputs, 1, 48 + 16 * number, text)
     bottoms = [
-        _draw_input(add(root, "g"), image, state, spec.kernel_size),
-        _draw_matrix(add(root, "g", transform=f"translate({places[1]},0)"), program, state, column),
-        _draw_output(add(root, "g", transform=f"translate({places[2]},0)"), program, state, held),
+        _draw_input(add(inputs, "g"), image, state, spec.kernel_size),
+        _draw_matrix(add(matrix, "g"), program, state, column),
+        _draw_output(add(outputs, "g", transform="translate(8,0)"), program, state, held),
     ]
-    height = max(bottoms) + 8
-    root.attrib |= {"viewBox": f"0 0 {WIDTH} {height:g}", "width": str(WIDTH), "height": f"{height:g}"}
-    root.attrib |= {"font-family": "sans-serif", "font-size": "12"}
+    matrix.set("width", str(max(WIDTHS[1], 68 + COLUMN * program.layout.cols)))
+    for svg, bottom in zip(parts, bottoms, strict=True):
+        svg.attrib |= {"viewBox": f"0 0 {svg.get('width')} {bottom + 8:g}", "height": f"{bottom + 8:g}"}
     return root
 
 
@@ -158,9 +166,9 @@ def _draw_input(group: ET.Element, image: list, state: dict[str, Any], kernel: t
     """Draw the feature map, channel by channel, with the fetched words coloured; return where it ends."""
     fetched = {tuple(place) for place in state["fetch"] if place}
     height, width = len(image[0]), len(image[0][0])
-    across = 2 if width * PIXEL * 2 + 24 <= 240 else 1
+    across = 2 if 2 * width * PIXEL + 15 <= WIDTHS[0] else 1
     for c, rows in enumerate(image):
-        left = c % across * (width * PIXEL + 16) + 1
+        left = c % across * (width * PIXEL + 13) + 1
         top = TOP + c // across * (height * PIXEL + 30)
         write(group, left, top - 5, f"channel {c}", font_size=11)
         for y, row in enumerate(rows):
