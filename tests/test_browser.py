@@ -151,7 +151,8 @@ def visit(tab, url: str) -> None:
     tab.wait_for_selector("main")
     tab.wait_for_load_state()
     tab.evaluate("async () => { await window.MathJax?.startup?.promise; await document.fonts.ready; }")
-    tab.add_style_tag(content="* { transition: none !important; }")  # colours change at once with the scheme
+    # Colours change at once with the scheme, and what is unfolded is there.
+    tab.add_style_tag(content="* { transition: none !important; animation: none !important; }")
 
 
 class Anchors(HTMLParser):

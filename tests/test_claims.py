@@ -346,7 +346,7 @@ class TestCommitted:
         """``epim run NAME --profile PROFILE``, or its quick profile with a seed; only records of sweeps say more."""
         for path in (ROOT / "data" / "results").rglob("*.json"):
             record = RunRecord.load(path)
-            if record.notebook != "train":
+            if not record.training:
                 assert path.parent.name == record.notebook
                 declared = Notebook.load(ROOT / "notebooks" / f"{record.notebook}.ipynb").parameters
                 repeated = re.fullmatch(r"[\w-]+-s(\d+)", path.stem)  # over seeds, and on what it was computed

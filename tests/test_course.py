@@ -14,7 +14,7 @@ pytestmark = pytest.mark.browser
 BUILD = Path(__file__).parents[1] / "_build"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def site():
     """What the browser needs to be told: it may open files of the built books, and ask nobody else."""
     return BUILD.as_uri()
@@ -39,7 +39,7 @@ def test_a_student_predicts_checks_hands_in_and_finds_no_solution(tab):
     said = tab.locator(".predict-said").first.inner_text()
     assert said.startswith("Your guess: 50 %; computed: ") or said.startswith("Your guess: 50%; computed: ")
 
-    quiz = tab.locator("form.quiz").first
+    quiz = tab.locator("form.quiz:has(input[type=radio])").first
     quiz.locator("input[type=radio]").first.check()
     quiz.get_by_role("button").first.click()
     assert len(quiz.locator("[role=status], [aria-live]").first.inner_text().split()) > 5
