@@ -18,7 +18,6 @@ from typing import Any
 
 import nbformat
 import yaml
-from myst_nb.core.variables import format_plain_text
 from slides import Chapter
 
 ROOT = Path(__file__).parents[1]
@@ -26,19 +25,16 @@ SOURCES = ("_config.yml", "_toc.yml", "book", "data", "epimlib", "notebooks", "c
 OPEN = "...  # your code here"
 SOLUTION = re.compile(r"^(`{3,})\{solution(-start|-end)?\} *(\S*)\n.*?^\1$", re.MULTILINE | re.DOTALL)
 MARKED = re.compile(r"^( *)# BEGIN SOLUTION\n.*?^ *# END SOLUTION$", re.MULTILINE | re.DOTALL)
-GLUED = re.compile(r"\{glue:text\}`(\w+)(?::([^`]*))?`")
+GLUED = re.compile(r"\{glue:text\}`([^`]+)`")
 
 
 def exercises(chapter: Chapter) -> dict[str, tuple[str, str]]:
     """Return title and text of a chapter's exercises, by label, as they stand in a page in a folder beside it."""
-
-    def value(match: re.Match) -> str:
-        return format_plain_text(chapter.glued[match[1]], match[2] or "s")
-
-    return {
-        label: (title, re.sub(r"\{doc\}`(?=\w)", "{doc}`../", GLUED.sub(value, text)).strip())
-        for label, (title, text) in chapter.exercises.items()
-    }
+    found = {}
+    for label, (title, text) in chapter.exercises.items():
+        text = GLUED.sub(lambda name: chapter.reported(name[1]), text)
+        found[label] = title, re.sub(r"\{doc\}`(?=\w)", "{doc}`../", text).strip()
+    return found
 
 
 def started(label: str, title: str, text: str, written: bool) -> Any:
@@ -73,10 +69,9 @@ def cut(solutions: Any, asked: dict[str, tuple[str, str]]) -> tuple[Any, dict[in
                     starter.cells.append(started(label, *asked[label], written=not kind))
         elif inside and "test" not in cell.metadata.get("tags", []):
             taken[place] = cell
-            begun = MARKED.sub(rf"\1{OPEN}", cell.source)
-            if begun != cell.source or starter.cells[-1].source != OPEN:
-                source = begun if begun != cell.source else OPEN
-                starter.cells.append(nbformat.v4.new_code_cell(source, id=f"open-{place}"))
+            begun, marks = MARKED.subn(rf"\1{OPEN}", cell.source)
+            if marks or starter.cells[-1].source != OPEN:  # cells that go as a whole leave one place to write
+                starter.cells.append(nbformat.v4.new_code_cell(begun if marks else OPEN, id=f"open-{place}"))
         else:
             starter.cells.append(deepcopy(cell))
     taken[0] = solutions.cells[0]

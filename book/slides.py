@@ -131,6 +131,11 @@ class Chapter:
         outputs = (output for cell in self.cells for output in cell.get("outputs", []))
         return {o.metadata.scrapbook.name: o.data[GLUED] for o in outputs if "scrapbook" in o.get("metadata", {})}
 
+    def reported(self, name: str) -> str:
+        """Return what the cells reported as ``name`` or ``name:format``, as the book shows it."""
+        name, _, form = name.partition(":")
+        return format_plain_text(self.glued[name], form or "s")
+
     @cached_property
     def equations(self) -> dict[str, str]:
         """The labelled equations."""
@@ -324,12 +329,12 @@ class Deck:
 
     def number(self, name: str) -> str:
         """Return a number that the chapter reported, ``name`` or ``name:format``."""
-        name, _, form = name.partition(":")
-        value = self.find("number", name, self.chapter.glued if self.chapter else {})
+        key, _, form = name.partition(":")
+        value = self.find("number", key, self.chapter.glued if self.chapter else {})
         try:
-            return format_plain_text(value, form or "s")
+            return self.chapter.reported(name)
         except ValueError:
-            raise self.fail(f"{name!r} is {value}, which cannot be written as {form!r}") from None
+            raise self.fail(f"{key!r} is {value}, which cannot be written as {form!r}") from None
 
 
 def role(self, tokens, index, options, env) -> str:

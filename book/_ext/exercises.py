@@ -43,8 +43,9 @@ def places(env) -> dict[str, tuple[str, str, str]]:
 
 def link(app, doctree, docname):
     """Add a line to every exercise that has a solution, or a notebook to solve it in."""
-    found = places(app.env)
-    for exercise in doctree.findall(is_exercise_node):
+    exercises = list(doctree.findall(is_exercise_node))
+    found = places(app.env) if exercises else {}  # it goes through all labels of the book
+    for exercise in exercises:
         if exercise["label"] in found:
             text, page, anchor = found[exercise["label"]]
             uri = f"{app.builder.get_relative_uri(docname, page)}#{anchor}"

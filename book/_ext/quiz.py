@@ -25,6 +25,8 @@ from typing import Any
 
 from docutils import nodes
 from docutils.statemachine import StringList
+from myst_nb.core.variables import RetrievalError
+from myst_nb.ext.glue.utils import retrieve_glue_data
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import docname_join
 from sphinx.util.docutils import SphinxDirective
@@ -213,10 +215,10 @@ class Quiz(SphinxDirective):
         return holder[0]
 
     def glued(self, name: str) -> float:
-        found = self.state.document["nb_renderer"].renderer.nb_client.glue_data
-        if name not in found:
-            raise ValueError(f"the chapter glues no {name!r}")
-        return float(found[name]["data"]["text/plain"])
+        try:
+            return float(retrieve_glue_data(self.state.document, name).data["text/plain"])
+        except RetrievalError:
+            raise ValueError(f"the chapter glues no {name!r}") from None
 
 
 class QuizKeys(SphinxDirective):
