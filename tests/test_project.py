@@ -24,8 +24,10 @@ from epimlib.lab.records import RunRecord
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-INSTALLED = ["book", "test"]  # by make; sweep is for clusters
-REQUIREMENTS = [Requirement(line) for line in PROJECT["dependencies"] + EXTRAS["book"] + EXTRAS["test"]]
+INSTALLED = ["book", "spiking", "test"]  # by make; sweep is for clusters
+REQUIREMENTS = [
+    Requirement(line) for line in (*PROJECT["dependencies"], *(line for name in INSTALLED for line in EXTRAS[name]))
+]
 PIN = re.compile(r"([A-Za-z0-9._-]+)==([0-9A-Za-z.]+)")
 
 
