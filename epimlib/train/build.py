@@ -18,7 +18,9 @@ from epimlib.epitome.design import Design
 from epimlib.epitome.layers import epitomize
 from epimlib.epitome.trace import trace
 from epimlib.epitome.workload import Workload
+from epimlib.pim.evaluate import evaluate
 from epimlib.pim.mapping import map_crossbars
+from epimlib.pim.report import CostReport
 from epimlib.quant.grid import QuantConfig
 from epimlib.quant.precision import hessian_traces, sensitivities
 from epimlib.quant.quantize import quantizable, quantize
@@ -94,6 +96,20 @@ def build(
         "parameters": sum(p.numel() for p in model.parameters() if p.ndim > 1),
     }
     return Network(model, teacher, about)
+
+
+def priced(config: TrainConfig) -> tuple[dict[str, Any], CostReport]:
+    """Return ``about`` of a configuration's network, with new weights, and what an image costs it.
+
+    Raises:
+        ValueError: as `build` does; a network that is shrunk by its weights has no structure without them.
+    """
+    config = dataclasses.replace(config, start=None)
+    about = build(config).about
+    plain = build(dataclasses.replace(config, quantize=None, layer_bits={}, design=None)).model
+    design = Design.from_dict(about["design"])
+    workload = trace(plain, config.input_size)  # which shrink made narrower
+    return about, evaluate(workload, config.on_hardware(), design, bits=about["bits"])
 
 
 def create(config: TrainConfig) -> nn.Module:
