@@ -317,7 +317,11 @@ def test_mistakes_are_one_sentence(dense, tmp_path):
     with pytest.raises(ValueError, match="batch_size must be at most the images of a process, got 2000"):
         train(dataclasses.replace(DENSE, batch_size=2000), tmp_path / "f")
     for name, value, sentence in [
-        ("data", "mnist", "data must be one of 'digits', 'fashion-mnist', 'cifar10', 'imagenet', got 'mnist'"),
+        (
+            "data",
+            "mnist",
+            "data must be one of 'digits', 'fashion-mnist', 'cifar10', 'cifar100', 'imagenet', got 'mnist'",
+        ),
         ("lr", -1, "lr must be a number from 0 to 100, got -1"),
         ("precision", "int8", "precision must be one of 'float32', 'bfloat16', 'float16', got 'int8'"),
         ("distillation", 0.5, "distillation 0.5 needs a start, the network to learn from"),
