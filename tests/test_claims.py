@@ -236,6 +236,7 @@ class TestLoad:
             ({"value_from": "unknown"}, "value of claim 'factor' must be null where it is 'unknown', got 30.65"),
             ({"statement": 0}, "statement of claim 'factor' must be at least 1, got 0"),
             ({"text": ""}, "text of claim 'factor' must be a text, got ''"),
+            ({"cite": ""}, "cite of claim 'factor' must be a text, got ''"),
             ({"checks": []}, "must have either checks or a reason why it cannot be checked"),
             ({"why": {"cannot be checked": "a"}}, "must have either checks or a reason"),
             ({"why": {"failed": "a"}}, "unknown key 'failed' in why of claim 'factor'"),

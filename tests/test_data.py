@@ -1,5 +1,7 @@
 """Data sets: layouts, counts, checksums, batches."""
 
+import hashlib
+import pickle
 import re
 import zipfile
 
@@ -99,6 +101,41 @@ def test_sheets_of_cifar_are_cut_row_by_row(folder, monkeypatch):
     assert tuple(images.train_images[234, 0, 0]) == (2, 34, 0)
     assert tuple(images.test_images[1, 5, 7]) == (200, 201, 202)
     assert images.train_labels[10003] == 3
+
+
+def test_cifar100_is_read_as_torchvision_fetches_it(folder, monkeypatch):
+    from epimlib._torchvision import ensure_torchvision
+
+    ensure_torchvision()
+    from torchvision.datasets import CIFAR100
+
+    small(monkeypatch, "cifar100", (3, 2))
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 3, 32, 32), dtype=np.uint8)
+    fine = [99, 0, 47, 12, 1]
+    parts = {"train": slice(3), "test": slice(3, 5)}
+    place = folder / "cifar-100-python"
+    place.mkdir()
+    meta = {"fine_label_names": [f"class {n}" for n in range(100)]}
+    files = {"meta": meta} | {
+        name: {"data": pixels[part].reshape(-1, 3072), "fine_labels": fine[part], "coarse_labels": [0] * 5}
+        for name, part in parts.items()
+    }
+    sums = {}
+    for name, content in files.items():
+        (place / name).write_bytes(pickle.dumps(content))
+        sums[name] = hashlib.md5((place / name).read_bytes()).hexdigest()
+    with pytest.raises(
+        ValueError, match="is not a readable copy of cifar100: "
+    ):  # the files are not those of the data set
+        data.read_images("cifar100")
+    monkeypatch.setattr(CIFAR100, "train_list", [["train", sums["train"]]])
+    monkeypatch.setattr(CIFAR100, "test_list", [["test", sums["test"]]])
+    monkeypatch.setattr(CIFAR100, "meta", {**CIFAR100.meta, "md5": sums["meta"]})
+    images = data.read_images("cifar100")
+    np.testing.assert_array_equal(images.train_images, pixels[:3].transpose(0, 2, 3, 1))
+    assert images.train_labels.tolist() == fine[:3]
+    assert images.test_labels.tolist() == fine[3:]
+    assert data.verify("cifar100") == f"3 + 2 images in {place}"
 
 
 def test_missing_and_damaged_data_are_one_sentence(folder, monkeypatch):
@@ -303,7 +340,8 @@ def test_without_a_network_fetching_is_one_sentence(folder, monkeypatch):
     (folder / "cifar-10-batches-py").mkdir()  # what an interrupted download leaves is no data set
     with pytest.raises(OSError, match="cifar10 could not be downloaded into"):
         data.fetch("cifar10")
-    with pytest.raises(ValueError, match="data set to fetch must be one of 'fashion-mnist', 'cifar10', got 'imagenet'"):
+    sentence = "data set to fetch must be one of 'fashion-mnist', 'cifar10', 'cifar100', got 'imagenet'"
+    with pytest.raises(ValueError, match=sentence):
         data.fetch("imagenet")
 
 

@@ -37,6 +37,7 @@ from epimlib.train import data, trainer, training
 from epimlib.train.build import build, create
 from epimlib.train.config import SCHEDULES, TrainConfig, read_experiments
 from epimlib.train.images import Place, images_of
+from epimlib.train.resnet20 import resnet20
 from epimlib.train.trainer import Trainer
 from epimlib.train.training import load_trained, train
 
@@ -317,7 +318,11 @@ def test_mistakes_are_one_sentence(dense, tmp_path):
     with pytest.raises(ValueError, match="batch_size must be at most the images of a process, got 2000"):
         train(dataclasses.replace(DENSE, batch_size=2000), tmp_path / "f")
     for name, value, sentence in [
-        ("data", "mnist", "data must be one of 'digits', 'fashion-mnist', 'cifar10', 'imagenet', got 'mnist'"),
+        (
+            "data",
+            "mnist",
+            "data must be one of 'digits', 'fashion-mnist', 'cifar10', 'cifar100', 'imagenet', got 'mnist'",
+        ),
         ("lr", -1, "lr must be a number from 0 to 100, got -1"),
         ("precision", "int8", "precision must be one of 'float32', 'bfloat16', 'float16', got 'int8'"),
         ("distillation", 0.5, "distillation 0.5 needs a start, the network to learn from"),
@@ -1152,6 +1157,20 @@ def test_fetching_that_fetched_nothing_has_failed(tmp_path, capsys, monkeypatch)
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
     assert cli.main(["data", "cifar10", "--fetch"]) == 1
     assert re.search(r"cifar10 could not be downloaded into [^\n]*no network[^\n]*\n$", capsys.readouterr().err)
+
+
+def test_a_resnet20_has_its_layers_and_no_trained_weights():
+    config = TrainConfig(data="cifar100", model="resnet20", epochs=1)
+    network = create(config)
+    layers = {name: tuple(p.shape) for name, p in network.named_parameters() if p.ndim > 1}
+    assert len(layers) == 20 + 2  # with two shortcuts
+    plain = sum(math.prod(shape) for name, shape in layers.items() if "shortcut" not in name)
+    assert plain == 9 * (3 * 16 + 6 * 16**2 + 16 * 32 + 5 * 32**2 + 32 * 64 + 5 * 64**2) + 64 * 100
+    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 100)
+    with pytest.raises(ValueError, match="pretrained must be False: resnet20 has no trained weights to load"):
+        resnet20(pretrained=True)
+    with pytest.raises(ValueError, match="unknown key 'widht' in the options of resnet20; did you mean 'width'"):
+        resnet20(widht=8)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "data" / "experiments").glob("*.yaml")), ids=lambda path: path.stem)

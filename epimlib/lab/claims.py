@@ -1,7 +1,8 @@
-"""The paper's claims against committed run records.
+"""The paper's claims, and those of related ones, against committed run records.
 
-``data/claims.yaml`` says of every claim what would confront it with our own numbers: a metric of run records below
-``data/results``, and a comparison. The status of a claim is computed from the records that are there, never typed in::
+``data/claims.yaml``, and ``data/related.yaml`` for ten other papers, say of every claim what would confront it with our
+own numbers: a metric of run records below ``data/results``, and a comparison. The status of a claim is computed from
+the records that are there, never typed in::
 
     reproduced              every check has its records, and holds
     consistent, sign only   the same, of a claim without a number, which asks for a direction and not for a size
@@ -142,7 +143,8 @@ class Claim:
 
     name: str
     statement: int
-    """Its number in the list of the abstract's statements on the page of assumptions."""
+    """Its number in the list of the abstract's statements on the page of assumptions; in ``data/related.yaml``, which
+    is about several papers, the number of the system on its page."""
     where: str
     """Place in the paper."""
     text: str
@@ -160,11 +162,13 @@ class Claim:
     """What was found under other conditions than the claim's; it decides nothing."""
     why: Mapping[str, str] = field(default_factory=dict)
     """For a status what is to be said about it."""
+    cite: str = "epim"
+    """The paper's key in the bibliography."""
 
     def __post_init__(self) -> None:
         one_of(f"wording of claim {self.name!r}", self.wording, ["verbatim", "ours"])
         one_of(f"value_from of claim {self.name!r}", self.value_from, ["verbatim", "derived", "unknown"])
-        _texts(f"claim {self.name!r}", self, ("name", "where", "text", "page"))
+        _texts(f"claim {self.name!r}", self, ("name", "where", "text", "page", "cite"))
         _below(f"page of claim {self.name!r}", self.page)
         if not isinstance(self.unit, str):
             raise ValueError(f"unit of claim {self.name!r} must be a text, got {self.unit!r}")

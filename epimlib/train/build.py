@@ -114,7 +114,7 @@ def priced(config: TrainConfig) -> tuple[dict[str, Any], CostReport]:
 
 def create(config: TrainConfig) -> nn.Module:
     """Return the dense network of a configuration, with new weights drawn from its seed."""
-    from epimlib.train import resnet9  # noqa: F401  (registers itself with timm)
+    from epimlib.train import resnet9, resnet20  # noqa: F401  (they register themselves with timm)
 
     import timm
 

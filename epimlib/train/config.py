@@ -65,7 +65,7 @@ class TrainConfig:
 
     data: str
     model: str
-    """A timm name, or ``resnet9``."""
+    """A timm name, ``resnet9`` or ``resnet20``."""
     epochs: int
     model_options: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of ``timm.create_model``."""

@@ -49,6 +49,8 @@ DATASETS = {
     "fashion-mnist": Source(10, (1, 28, 28), (60000, 10000), "f9a084448544c961e4a7d528ecd92e15", True),
     # Krizhevsky, 2009
     "cifar10": Source(10, (3, 32, 32), (50000, 10000), "37f9214572a7a1643147b3b1c0c6f31f", True),
+    # Krizhevsky, 2009; no copy was at hand to compute a checksum of, torchvision compares those of the files
+    "cifar100": Source(100, (3, 32, 32), (50000, 10000), None, True),
     # Russakovsky et al., IJCV 2015
     "imagenet": Source(1000, (3, 224, 224), (1281167, 50000), None, True),
 }
@@ -57,8 +59,8 @@ DATASETS = {
 _LARGEST = 1 << 28
 """Bytes of one array in a file; the largest that is meant is a sixth of it."""
 
-FETCHED = ("fashion-mnist", "cifar10")
-"""Data sets that `fetch` can download."""
+FETCHED = {"fashion-mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
+"""Data sets that `fetch` can download, and torchvision's names of them."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ def find(name: str) -> Path | None:
         "digits": [],
         "fashion-mnist": [base / "fashion_mnist.npz", base / "FashionMNIST"],
         "cifar10": [base / "cifar10", base / "cifar-10-batches-py"],
+        "cifar100": [base / "cifar-100-python"],
         "imagenet": [base / "imagenet"],
     }
     return next((place for place in places[name] if place.exists()), None)
@@ -120,7 +123,7 @@ def read_images(name: str) -> Images:
     """Return a small data set, verified by the checksum of all its images.
 
     Args:
-        name: ``"digits"``, ``"fashion-mnist"`` or ``"cifar10"``.
+        name: ``"digits"``, ``"fashion-mnist"``, ``"cifar10"`` or ``"cifar100"``.
 
     Raises:
         FileNotFoundError: if it is not there; the sentence says how it is fetched.
@@ -130,6 +133,7 @@ def read_images(name: str) -> Images:
         "digits": _digits,
         "fashion-mnist": _fashion,
         "cifar10": _cifar,
+        "cifar100": _cifar,
     }
     one_of("data set", name, readers)
     place = need(name)
@@ -215,7 +219,7 @@ def fetch(name: str) -> None:
     ensure_torchvision()
     from torchvision import datasets
 
-    kind = {"fashion-mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10}[name]
+    kind = getattr(datasets, FETCHED[name])
     try:
         base.mkdir(parents=True, exist_ok=True)
         if (legacy := base / "FashionMNIST" / "processed").exists() and name == "fashion-mnist":
@@ -358,9 +362,10 @@ def _cifar(place: Path) -> tuple[np.ndarray, ...]:
     from epimlib._torchvision import ensure_torchvision
 
     ensure_torchvision()
-    from torchvision.datasets import CIFAR10
+    from torchvision.datasets import CIFAR10, CIFAR100
 
-    sets = [CIFAR10(place.parent, train=train) for train in (True, False)]
+    kind = CIFAR100 if place.name == "cifar-100-python" else CIFAR10
+    sets = [kind(place.parent, train=train) for train in (True, False)]
     return tuple(array for data in sets for array in (data.data, np.array(data.targets)))
 
 

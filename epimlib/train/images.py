@@ -103,7 +103,7 @@ class InMemory:
         self.config = config
         self.held = data.read_images(config.data)  # verified
         self.statistics, self.part = self.held.statistics(), (place.rank, place.world)
-        self.checksum = data.DATASETS[config.data].digest
+        self.checksum = data.DATASETS[config.data].digest or data.digest(self.held)
         self.steps = len(self.held.train_images) // place.world // config.batch_size
 
     def training(self, epoch: int, first: int) -> Iterator[Batch]:
