@@ -39,10 +39,13 @@ from pygments.util import ClassNotFound
 
 from epimlib._checks import line, nearest
 
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))  # where the pages have what both need
+
+from static_files import copy, copy_mathjax
+
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "book" / "slides"
 LOOKS = SOURCES / "_static"
-MATHJAX = ("tex-mml-chtml.js", "output/chtml/fonts/woff-v2")
 REVEAL = ("dist/reset.css", "dist/reveal.css", "dist/reveal.js", "plugin/notes/notes.js", "LICENSE")
 GLUED = "application/papermill.record/text/plain"
 BLOCK = r"^(?P<fence>`{3,}|:{3,})\{%s\}(?P<argument>.*)\n(?P<body>(?:.*\n)*?)(?P=fence)$"
@@ -409,18 +412,9 @@ def fill(template: str, **values: str) -> str:
 
 def static(target: Path) -> None:
     """Copy what every page loads: reveal.js, MathJax, and our own looks."""
-    # Of both packages only files are wanted; one has a name that cannot be imported.
-    reveal = Path(find_spec("sphinx_revealjs").origin).parent / "_static" / "revealjs"
-    mathjax = Path(find_spec("sphinx-mathjax-offline").origin).parent / "static" / "mathjax"
-    for source, names, folder in (
-        (reveal, REVEAL, "reveal"),
-        (mathjax, MATHJAX, "mathjax"),
-        (LOOKS, ("slides.js",), ""),
-    ):
-        for name in names:
-            place = target / folder / name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            (shutil.copytree if (source / name).is_dir() else shutil.copy2)(source / name, place)
+    copy_mathjax(target)
+    copy(Path(find_spec("sphinx_revealjs").origin).parent / "_static" / "revealjs", REVEAL, target / "reveal")
+    copy(LOOKS, ("slides.js",), target)
     code = "".join(
         HtmlFormatter(style=f"a11y-{scheme}").get_style_defs(f"html[data-theme={scheme}] .code") + "\n"
         for scheme in ("light", "dark")

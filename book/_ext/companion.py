@@ -11,9 +11,7 @@
 - The bibliography does not claim to be a list of list items, which it is not for a screen reader.
 """
 
-import shutil
 from html import escape
-from importlib.util import find_spec
 from pathlib import Path
 
 from docutils import nodes
@@ -21,6 +19,7 @@ from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 from sphinx_design.shared import create_component
+from static_files import copy_mathjax
 
 logger = logging.getLogger(__name__)
 PROMPT = "Predict"  # title of an admonition that asks for a prediction
@@ -30,7 +29,6 @@ addEventListener("DOMContentLoaded", () => {
   else document.body.removeAttribute("data-bs-spy");
 });
 """
-MATHJAX = ("tex-mml-chtml.js", "output/chtml/fonts/woff-v2")
 
 
 class answer_end(nodes.Element):
@@ -74,21 +72,10 @@ def folded(title: str, content: list[nodes.Node]) -> nodes.Element:
     return widget
 
 
-def copy_mathjax(app, error):
-    """Copy MathJax and the fonts that it draws with beside the pages, once."""
-    if error or app.builder.format != "html":
-        return
-    # The name has hyphens, so the package cannot be imported; only its files are wanted.
-    source = Path(find_spec("sphinx-mathjax-offline").origin).parent / "static" / "mathjax"
-    target = Path(app.outdir) / "_static" / "mathjax"
-    for name in MATHJAX:
-        if (target / name).exists():
-            continue
-        if (source / name).is_dir():
-            shutil.copytree(source / name, target / name)
-        else:
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source / name, target / name)
+def beside_pages(app, error):
+    """Copy MathJax beside the pages."""
+    if not error and app.builder.format == "html":
+        copy_mathjax(Path(app.outdir) / "_static")
 
 
 def inline_drawings(app, doctree, docname):
@@ -101,7 +88,8 @@ def inline_drawings(app, doctree, docname):
             svg = path.read_text(encoding="utf-8")
             width = f' style="width: {image["width"]}"' if "width" in image else ""
             svg = f'<svg class="plot" aria-label="{escape(image["alt"])}"{width}' + svg[svg.index("<svg") + 4 :]
-            image.replace_self(nodes.raw("", svg, format="html"))
+            # On a phone it is scrolled, also by a keyboard.
+            image.replace_self(nodes.raw("", f'<div class="drawing" tabindex="0">{svg}</div>', format="html"))
 
 
 def correct_page(app, pagename, templatename, context, doctree):
@@ -133,7 +121,7 @@ def setup(app):
     app.set_html_assets_policy("always")  # a formula may stand in the output of a cell only
     app.add_js_file(None, body=SCROLLSPY)
     app.add_js_file("search.js", loading_method="defer")
-    app.connect("build-finished", copy_mathjax)
+    app.connect("build-finished", beside_pages)
     app.add_directive("answer-end", AnswerEnd)
     app.add_transform(FoldAnswers)
     app.connect("doctree-resolved", inline_drawings)
