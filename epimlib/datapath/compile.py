@@ -206,8 +206,9 @@ def _calibrate(program: Program, feature_map: Tensor, choose: bool, positions: i
     squares, conversions = torch.zeros(2, len(program.adc_step), dtype=torch.float64)
 
     def observe(_: Read, part: slice, currents: Tensor, __: Tensor) -> None:
-        squares[part] += currents.double().square().sum((0, 1, 3))
-        conversions[part] += currents[:, :, 0].numel()
+        if program.errors.adc_noise:
+            squares[part] += currents.double().square().sum((0, 1, 3))
+            conversions[part] += currents[:, :, 0].numel()
         for number, step in enumerate(steps):
             wrong = (currents / step).round_().clamp_(*codes).mul_(step).sub_(currents).square_()
             error[number, part] += worth @ wrong.sum((1, 3), dtype=torch.float64)
