@@ -192,8 +192,8 @@ def test_events_add_and_multiply():
 def test_events_print():
     one = Events(rounds=1234567)
     assert str(one).splitlines()[0] == "rounds           1,234,567"
-    assert len(str(one).splitlines()) == len(dataclasses.fields(Events)) - 2  # without round coefficients
-    assert len(str(Events(negations=1, shifts=1)).splitlines()) == len(dataclasses.fields(Events))
+    assert len(str(one).splitlines()) == len(dataclasses.fields(Events)) - 3  # of coefficients, of sums
+    assert len(str(Events(negations=1, shifts=1, analog_adds=1)).splitlines()) == len(dataclasses.fields(Events))
     assert "<tr><th>rounds</th><td>1,234,567</td></tr>" in one._repr_html_()
 
 

@@ -87,6 +87,15 @@ WRONG: dict[str, list[tuple[str, str, set[int]]]] = {
         ("cost(bits) < cost(bits + 1)", "cost(bits) <= cost(bits + 1)", {1, 2, 3}),
     ],
     "ex-24-4": [
+        ("t * dac + k * cell", "t + k", {2, 3}),  # steps of one bit
+        ("len({t * dac + k * cell for t in range(z) for k in range(slices)})", "z * slices", {1, 2}),  # every read
+        (
+            "len({t * dac + k * cell for t in range(z) for k in range(slices)})",
+            "(z - 1) * dac + (slices - 1) * cell + 1",
+            {3},
+        ),  # gaps counted
+    ],
+    "ex-27-4": [
         ('if kind == "sign" else', "if not kind else", {3}),  # signs are forgotten
         ('if kind == "sign" else', "if kind else", {2}),  # signs for both kinds
         ("int(np.linalg.matrix_rank(weight))", "len(weight)", {2}),  # rows instead of rank

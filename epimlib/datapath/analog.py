@@ -1,4 +1,4 @@
-"""What is analog in the datapath: cells, the currents that they add up to, and the ADC. Ideal or not.
+"""What is analog in the datapath: cells, the currents that they add up to, sums of these, and the ADC. Ideal or not.
 
 Currents are in units of one cell of level 1 on a word line driven by one DAC step, so an ideal current is a
 whole number.
@@ -7,6 +7,7 @@ whole number.
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,6 +50,9 @@ class NonIdealities:
     """Standard deviation of an ADC's offset, in its steps."""
     adc_gain: float = 0.0
     """Standard deviation of an ADC's gain, relative."""
+    adc_noise: float = 0.0
+    """Standard deviation of the noise of what an ADC converts, drawn for every conversion, relative to the root mean
+    square of what it converts of calibration data: 1 / 316 is a ratio of signal to noise of 50 dB."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -59,14 +63,49 @@ class NonIdealities:
             raise ValueError(f"stuck_off + stuck_on must be at most 1, got {self.stuck_off} + {self.stuck_on}")
 
 
-def code_limits(hardware: Hardware) -> tuple[int, int]:
-    """Return the first and the last ADC code. Zero is a code; it is the middle one with polarity 2.
+class Sums(NamedTuple):
+    """What analog circuits behind a column add before a conversion."""
+
+    shares: Tensor
+    """How often each read counts in each sum, float64 ``(sums, cycles, slices)``."""
+    worth: list[int]
+    """What a unit of each sum is worth."""
+
+
+def analog_sums(accumulate: str, cycles: list[int], slices: int, cell_bits: int) -> Sums | None:
+    """Return the analog sums of a column in one row group, or None if every read is converted.
+
+    Two cycles of a 1-bit DAC and two slices of 1-bit cells give reads worth 1, 2 (of cycle 0) and 2, 4 (of cycle 1)::
+
+        "power"     three sums, worth 1, 2 and 4, of one, two and one read, which count once each
+        "output"    one sum worth 1; the reads count 1, 2, 2 and 4 times
+
+    Args:
+        accumulate: of `epimlib.pim.hardware.Adc`.
+        cycles: what a unit is worth in each cycle; that of a sign is negative.
+        slices: of a weight.
+        cell_bits: bits of one.
+    """
+    if accumulate == "read":
+        return None
+    values = torch.tensor([[cycle << number * cell_bits for number in range(slices)] for cycle in cycles])
+    if accumulate == "output":
+        return Sums(values[None].double(), [1])
+    worth = values.unique()
+    return Sums((values == worth[:, None, None]).double(), worth.tolist())
+
+
+def code_limits(hardware: Hardware, sums: Sums | None = None) -> tuple[int, int]:
+    """Return the first and the last ADC code. Zero is a code; it is the middle one where currents may be negative.
+
+    They may with polarity 2, and in analog sums of which some reads count negative.
 
     Raises:
-        ValueError: if the ADC has fewer bits than the polarity, which leaves no code above zero.
+        ValueError: if the ADC has so few bits that no code is above zero.
     """
-    bits = positive("adc.bits", hardware.adc.bits, hardware.crossbar.polarity)
-    first = 0 if hardware.crossbar.polarity == 1 else -(1 << (bits - 1))
+    signed = hardware.crossbar.polarity == 2 or (sums is not None and bool((sums.shares < 0).any()))
+    bits = positive("adc.bits", hardware.adc.bits, 1 + signed)
+    first = -(1 << (bits - 1)) if signed else 0
     return first, first + (1 << bits) - 1
 
 
@@ -80,6 +119,15 @@ def adc_step(rule: str, hardware: Hardware) -> float:
     """Return the current of one ADC step under a range rule, at least 1 (calibration starts from 1)."""
     last = code_limits(hardware)[1]
     return max(1.0, full_scale(hardware) / last) if one_of("adc_range", rule, ADC_RANGES) == "max" else 1.0
+
+
+def sum_steps(rule: str, hardware: Hardware, sums: Sums) -> list[float]:
+    """Return the amount of one ADC step for each analog sum, as `adc_step` does for a current."""
+    last = code_limits(hardware, sums)[1]
+    if one_of("adc_range", rule, ADC_RANGES) != "max":
+        return [1.0] * len(sums.worth)
+    sides = torch.stack([sums.shares.clamp(min=0), -sums.shares.clamp(max=0)])  # reads that count negative pull back
+    return [max(1.0, full_scale(hardware) * times / last) for times in sides.sum((2, 3)).amax(0).tolist()]
 
 
 def cell_levels(matrix: Tensor, bits: int, crossbar: Crossbar, slices: int) -> Tensor:

@@ -61,7 +61,7 @@ def compile(
             1 to 8 and their negatives, or free ones from -127 to 127. What one step of them is worth belongs to
             ``scale``.
         adc_range: ``"lossless"``, ``"max"`` or ``"calibrated"``; see `epimlib.datapath.analog.ADC_RANGES`.
-        calibration: the feature map from which ``"calibrated"`` finds the ADC steps.
+        calibration: the feature map from which ``"calibrated"`` finds the ADC steps, and ``errors.adc_noise`` its size.
         errors: non-idealities of the devices; None is ideal.
         seed: of what these draw when the crossbars are programmed.
         name: of the layer, for messages.
@@ -83,8 +83,11 @@ def compile(
     if plan is not None and groups != 1:
         raise ValueError(f"groups must be 1 for an epitome, got {groups}")
     positive("activation_bits", activation_bits, 1 + signed, maximum=16)
+    errors = errors or NonIdealities()
     if one_of("adc_range", adc_range, analog.ADC_RANGES) == "calibrated" and calibration is None:
         raise ValueError("calibration must be a feature map when adc_range is 'calibrated', got None")
+    if errors.adc_noise and calibration is None:
+        raise ValueError("calibration must be a feature map when errors have adc_noise, got None")
     coefficients = _coefficients(coefficients, plan)
     crossbar = check_hardware(hardware).crossbar
     slices = bit_slices(bits, crossbar)
@@ -104,7 +107,6 @@ def compile(
 
     matrix = weight.reshape(groups, layout.cols, rows).transpose(1, 2).reshape(groups * rows, layout.cols)
     generator = torch.Generator().manual_seed(seed)
-    errors = errors or NonIdealities()
     levels = analog.cell_levels(matrix, bits, crossbar, slices)
     conductance = analog.program_cells(levels, crossbar.cell_bits, errors, generator)
     adcs = layout.packing.row_blocks * layout.packing.arrays, slices, *layout.adcs
@@ -138,7 +140,7 @@ def compile(
         adc_step=torch.full((slices,), step, dtype=torch.float64),
         adc_error=analog.adc_errors(adcs, errors, generator),
     )
-    return _calibrate(program, calibration) if adc_range == "calibrated" else program
+    return _with_range(program, adc_range, calibration)
 
 
 def _coefficients(coefficients: Tensor | None, plan: Plan | None) -> Tensor | None:
@@ -177,21 +179,36 @@ def _scale(scale: float | Tensor, layout: Layout) -> Tensor:
         ) from None
 
 
-def _calibrate(program: Program, feature_map: Tensor, positions: int = 512) -> Program:
-    """Return the program with the ADC steps (powers of two) of least squared error on these inputs.
+def _with_range(program: Program, rule: str, calibration: Tensor | None) -> Program:
+    """Return the program with the ADC steps of a range rule and, if there is any, ADC noise."""
+    if program.sums:
+        steps = analog.sum_steps(rule, program.hardware, program.sums)
+        program = dataclasses.replace(program, adc_step=torch.tensor(steps, dtype=torch.float64))
+    if rule != "calibrated" and not program.errors.adc_noise:
+        return program
+    return _calibrate(program, calibration, rule == "calibrated")
 
-    An error counts as much as it is worth after shift-and-add. One step serves all conversions of a bit
-    slice.
+
+def _calibrate(program: Program, feature_map: Tensor, choose: bool, positions: int = 512) -> Program:
+    """Return the program with its ADC noise and, if ``choose``, ADC steps of least squared error on these inputs.
+
+    Steps are powers of two. An error counts as much as it is worth after shift-and-add. One step serves all conversions
+    of a bit slice, or of an analog sum.
     """
     windows = input_windows(program, checked_images(program, feature_map))
     windows = windows[torch.linspace(0, len(windows) - 1, min(positions, len(windows))).long()]
-    codes = analog.code_limits(program.hardware)
-    most = max(0, math.ceil(math.log2(analog.full_scale(program.hardware) / codes[1])))
+    codes, full, worth = program.codes, analog.full_scale(program.hardware), program.cycle_values[0].double() ** 2
+    if program.sums:
+        full, worth = full * int(program.sums.shares.abs().sum((1, 2)).max()), torch.ones(1, dtype=torch.float64)
+    most = max(0, math.ceil(math.log2(full / codes[1])))
     steps = 2.0 ** torch.arange(most + 1)
-    worth = program.cycle_values[0].double() ** 2
     error = torch.zeros(len(steps), len(program.adc_step), dtype=torch.float64)
+    squares, conversions = torch.zeros(2, len(program.adc_step), dtype=torch.float64)
 
     def observe(_: Read, part: slice, currents: Tensor, __: Tensor) -> None:
+        if program.errors.adc_noise:
+            squares[part] += currents.double().square().sum((0, 1, 3))
+            conversions[part] += currents[:, :, 0].numel()
         for number, step in enumerate(steps):
             wrong = (currents / step).round_().clamp_(*codes).mul_(step).sub_(currents).square_()
             error[number, part] += worth @ wrong.sum((1, 3), dtype=torch.float64)
@@ -199,4 +216,6 @@ def _calibrate(program: Program, feature_map: Tensor, positions: int = 512) -> P
     for round in program.rounds:
         noise = torch.Generator().manual_seed(0)
         column_sums(program, round, packed_cells(program, round), windows, noise, observe)
-    return dataclasses.replace(program, adc_step=steps[error.argmin(0)].double())
+    noise = program.errors.adc_noise * (squares / conversions).sqrt() if program.errors.adc_noise else None
+    step = steps[error.argmin(0)].double() if choose else program.adc_step
+    return dataclasses.replace(program, adc_step=step, adc_noise=noise)

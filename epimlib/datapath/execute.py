@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from epimlib.datapath import analog
 from epimlib.datapath.program import Program
 from epimlib.datapath.rounds import (
     checked_images,
@@ -55,7 +54,7 @@ def run(program: Program, feature_map: Tensor, fast: bool | None = None, seed: i
     """
     images = checked_images(program, feature_map)
     if fast and not program.exact:
-        first, last = analog.code_limits(program.hardware)
+        first, last = program.codes
         raise ValueError(
             f"fast must not be True for {program.layer.name!r}: its devices are not ideal, or its currents, "
             f"which reach {program.reach}, may not fit the ADC codes {first} to {last}"

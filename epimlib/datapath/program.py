@@ -13,6 +13,7 @@ the hardware is assumed to do is said in `epimlib.pim.events`, and how its analo
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -57,9 +58,11 @@ class Program:
     conductance: Tensor
     """Of every cell, in levels, float32: ``(polarity, slices, rows, columns of one group)``."""
     adc_step: Tensor
-    """Current of one ADC step for every bit slice, float64."""
+    """Current of one ADC step for every bit slice, or analog sum, float64."""
     adc_error: Tensor | None
     """Relative gain error and offset (in steps): ``(2, row blocks, slices, column blocks, ADCs)``."""
+    adc_noise: Tensor | None = None
+    """Standard deviation of the noise of what an ADC converts, for every bit slice, or analog sum."""
 
     @exact_float32()
     def cells(self, read: Read) -> Tensor:
@@ -84,15 +87,34 @@ class Program:
         return F.one_hot(group - group[0], count).to(self.dtype)
 
     @cached_property
+    def sums(self) -> analog.Sums | None:
+        """The analog sums of a column in one row group; None if every read is converted."""
+        cycles, slices = [int(value) for value in self.cycle_values[0]], self.conductance.shape[1]
+        return analog.analog_sums(self.hardware.adc.accumulate, cycles, slices, self.hardware.crossbar.cell_bits)
+
+    @cached_property
+    def codes(self) -> tuple[int, int]:
+        """The first and the last ADC code."""
+        return analog.code_limits(self.hardware, self.sums)
+
+    @cached_property
     def reach(self) -> tuple[int, int]:
-        """Least and largest current that any input can cause, were the devices ideal."""
+        """Least and largest current, or analog sum, that any input can cause, were the devices ideal."""
         low, high = 0, 0
         for read in (read for round in self.rounds for read in round.reads):
-            cells = self.cells(read)
-            low = min(low, int(cells.clamp(max=0).sum(0).min()))
-            high = max(high, int(cells.clamp(min=0).sum(0).max()))
-        drive = (1 << self.hardware.dac.bits) - 1
-        return drive * low, drive * high
+            for cells in self._counted(self.cells(read)):
+                low = min(low, int(cells.clamp(max=0).sum(0).min()))
+                high = max(high, int(cells.clamp(min=0).sum(0).max()))
+        return low, high
+
+    def _counted(self, cells: Tensor) -> Iterator[Tensor]:
+        """Yield what cells ``(k, slices, columns)`` add to a conversion at most, for every kind of conversion."""
+        if self.sums is None:
+            yield cells * self.drive_limits.max()
+            return
+        for share in self.sums.shares:  # (cycles, slices)
+            levels = torch.tensordot(share, cells.double(), dims=([1], [1]))  # (cycles, k, columns)
+            yield (levels * self.drive_limits[:, None, None]).flatten(0, 1)
 
     @cached_property
     def unit_step(self) -> bool:
@@ -111,9 +133,9 @@ class Program:
         The devices are ideal, no ADC can clip, and float64 holds every sum. Scales that are not the same for all
         columns and row blocks are multiplied and added in float64, in an order that `run` leaves open.
         """
-        first, last = analog.code_limits(self.hardware)
-        fits = first <= self.reach[0] and self.reach[1] <= last
-        return not self.rounding and fits and self.largest_sum < EXACT[torch.float64]
+        if self.rounding or self.largest_sum >= EXACT[torch.float64]:
+            return False
+        return self.codes[0] <= self.reach[0] and self.reach[1] <= self.codes[1]
 
     @cached_property
     def largest_sum(self) -> int:
@@ -144,10 +166,18 @@ class Program:
         return torch.tensor([values + [-1 << magnitude] * self.signed], dtype=self.dtype)
 
     @cached_property
+    def drive_limits(self) -> Tensor:
+        """The largest input of a word line in each cycle, ``(cycles,)``."""
+        magnitude, width = self.activation_bits - self.signed, self.hardware.dac.bits
+        most = [(1 << min(width, magnitude - shift)) - 1 for shift in range(0, magnitude, width)]
+        return torch.tensor(most + [1] * self.signed)
+
+    @cached_property
     def slice_values(self) -> list[float]:
-        """What an ADC step is worth in each bit slice."""
-        width = self.hardware.crossbar.cell_bits
-        return [step * (1 << width * number) for number, step in enumerate(self.adc_step.tolist())]
+        """What an ADC step is worth in each bit slice, or analog sum."""
+        width, steps = self.hardware.crossbar.cell_bits, self.adc_step.tolist()
+        worth = self.sums.worth if self.sums else [1 << width * number for number in range(len(steps))]
+        return [step * value for step, value in zip(steps, worth, strict=True)]
 
     @cached_property
     def kernel(self) -> Tensor:

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from epimlib.datapath import analog
 from epimlib.datapath.layout import Read, Round
 from epimlib.datapath.program import Program
 from epimlib.datapath.whole import Packed, check_whole, exact_float32, pack, unpack
@@ -20,7 +19,8 @@ from epimlib.pim.events import Events
 from epimlib.quant.grid import input_limits
 
 Observer = Callable[[Read, slice, Tensor, Tensor], None]
-"""Called with a read, some of its bit slices, their currents and their ADC codes, ``(cycles, N, slices, columns)``."""
+"""Called with a read, some of its bit slices, their currents and their ADC codes, ``(cycles, N, slices, columns)``;
+with analog sums once, with all of these and their codes, ``(1, N, sums, columns)``."""
 
 
 def checked_images(program: Program, feature_map: Tensor) -> Tensor:
@@ -141,13 +141,15 @@ def round_events(program: Program, round: Round) -> Events:
     for read in round.reads:
         lines, columns = len(read.lines), read.columns.stop - read.columns.start
         times = cycles * slices
+        converted = len(program.sums.worth) if program.sums else times
         events += Events(
             dac_conversions=times * lines * read.crossbars,
             word_lines=times * lines * read.crossbars * polarity,
             crossbar_reads=times * read.crossbars * polarity,
             cell_reads=times * lines * polarity * (columns if layout.groups == 1 else layout.cols),
-            adc_conversions=times * columns,
-            shift_adds=times * columns,
+            adc_conversions=converted * columns,
+            shift_adds=converted * columns,
+            analog_adds=times * columns * bool(program.sums),
             tree_adds=columns * read.tree,
             offset_adds=lines * (polarity == 1),
         )
@@ -159,12 +161,11 @@ def _drive(program: Program, windows: Tensor) -> Tensor:
 
     The magnitude bits go first, ``dac.bits`` at a time; a sign bit (two's complement) goes last, alone.
     """
-    magnitude, width = program.activation_bits - program.signed, program.hardware.dac.bits
-    drive = torch.empty(program.cycle_values.numel(), *windows.shape, dtype=program.dtype)
-    for cycle, shift in enumerate(range(0, magnitude, width)):
-        drive[cycle] = windows >> shift & (1 << min(width, magnitude - shift)) - 1
-    if program.signed:
-        drive[-1] = windows >> magnitude & 1
+    magnitude = program.activation_bits - program.signed
+    shifts = [*range(0, magnitude, program.hardware.dac.bits)] + [magnitude] * program.signed
+    drive = torch.empty(len(shifts), *windows.shape, dtype=program.dtype)
+    for cycle, (shift, most) in enumerate(zip(shifts, program.drive_limits.tolist(), strict=True)):
+        drive[cycle] = windows >> shift & most
     return drive
 
 
@@ -179,14 +180,25 @@ def _converted_sums(
         slice 0         2       2       2 * 1 + 2 * 2 = 6
         slice 1         1       1       1 * 1 + 1 * 2 = 3       `shifted`: cycles times their values 1, 2
                                         6 * 1 + 3 * 4 = 18      `sums`: slices times their values 1, 4
+
+    Analog sums are formed before the conversion: 18 itself is converted, once, or by powers of two the amounts 2, 2, 1
+    and 1, which are worth 1, 2, 4 and 8.
     """
     (cycles, n, _), columns = drive.shape, read.columns.stop - read.columns.start
     sums = torch.zeros(n, columns, dtype=program.sum_dtype)
     drive = drive.flatten(0, 1)
     deviation = _deviation(program, read, drive)
+    if program.sums:
+        held = _held(program, packed, drive, n, deviation, noise)
+        before = held.clone() if observe else None
+        everything = slice(0, held.shape[1])
+        codes = _convert(program, read, everything, held, noise)
+        if observe:
+            observe(read, everything, before[None], codes[None])
+        return codes.transpose(1, 2) @ torch.tensor(program.slice_values, dtype=torch.float64)
     for part, currents in unpack(packed, drive @ packed.matrix):
         before = currents.clone() if observe else None
-        codes = _convert(program, read, part, currents, deviation, noise)
+        codes = _convert(program, read, part, _noisy(program, currents, deviation, noise), noise)
         if observe:
             observe(read, part, before.unflatten(0, (cycles, n)), codes.unflatten(0, (cycles, n)))
         shifted = (program.cycle_values @ codes.view(cycles, -1)).view(n, -1, columns)
@@ -204,20 +216,39 @@ def _deviation(program: Program, read: Read, drive: Tensor) -> Tensor | None:
     return deviation.repeat_interleave(program.layout.cols, 2) if deviation.shape[2] > 1 else deviation
 
 
-def _convert(
-    program: Program, read: Read, part: slice, currents: Tensor, deviation: Tensor | None, noise: torch.Generator
-) -> Tensor:
-    """Turn the currents ``(cycles * N, slices, columns)`` of some bit slices into ADC codes, in place."""
+def _noisy(program: Program, currents: Tensor, deviation: Tensor | None, noise: torch.Generator) -> Tensor:
+    """Add read noise to currents, in place."""
     if deviation is not None:
         currents += torch.randn(currents.shape, generator=noise, dtype=program.dtype).mul_(deviation)
+    return currents
+
+
+def _held(
+    program: Program, packed: Packed, drive: Tensor, n: int, deviation: Tensor | None, noise: torch.Generator
+) -> Tensor:
+    """Return the analog sums of one read, float64 ``(N, sums, columns)``."""
+    shares = program.sums.shares
+    total = torch.zeros(len(shares), 1, dtype=torch.float64)
+    for part, currents in unpack(packed, drive @ packed.matrix):
+        currents = _noisy(program, currents, deviation, noise).view(shares.shape[1], n, *currents.shape[1:])
+        total = total + shares[:, :, part].flatten(1) @ currents.double().transpose(1, 2).flatten(0, 1).flatten(1)
+    return total.view(len(shares), n, -1).transpose(0, 1).contiguous()
+
+
+def _convert(program: Program, read: Read, part: slice, currents: Tensor, noise: torch.Generator) -> Tensor:
+    """Turn currents ``(cycles * N, slices, columns)`` of some bit slices, or analog sums, into ADC codes, in place."""
+    if program.adc_noise is not None:
+        drawn = torch.randn(currents.shape, generator=noise, dtype=currents.dtype)
+        currents += drawn.mul_(program.adc_noise[part, None].to(currents.dtype))
     if program.rounding:
         if not program.unit_step:
-            currents /= program.adc_step[part, None].to(program.dtype)
+            currents /= program.adc_step[part, None].to(currents.dtype)
         if program.adc_error is not None:
             side, place = np.divmod(program.layout.bit_lines(read.columns), program.hardware.crossbar.cols)
-            error = program.adc_error[:, read.block, part]
+            adcs = torch.arange(part.start, part.stop) % program.adc_error.shape[2]  # slices share the analog sums
+            error = program.adc_error[:, read.block, adcs]
             gain, offset = error[:, :, side, place % error.shape[-1]]
             currents *= 1 + gain
             currents += offset
         currents.round_()
-    return currents.clamp_(*analog.code_limits(program.hardware))
+    return currents.clamp_(*program.codes)

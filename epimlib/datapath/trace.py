@@ -30,15 +30,15 @@ def trace_rounds(program: Program, feature_map: Tensor, position: tuple[int, int
         position: ``(y, x)`` of the output.
 
     Yields:
-        One dict per round: ``round``; ``fetch``, an address ``(channel, y, x)`` of the input buffer for every
-        fetched word, or None where the window leaves the feature map; ``inputs``, these words; ``word_lines``
-        of the layer's matrix that they drive; ``reads``, each with its ``row_block``, ``row_group``, the
-        ``word_lines`` of that crossbar, the ``columns`` ``[first, end)`` sensed and the ADC ``codes`` by
-        cycle, bit slice and column; ``outputs``, the output channels ``[first, end)`` that receive the
-        ``sums``; ``extends``, whether the joint module adds them to a partial sum; ``results``, what the
-        output buffer then holds for these channels; ``copies``, for results that are complete and reused:
-        ``[first output channel, first of the copy, channels]``. With coefficients there are no copies, but
-        ``shares``, for all blocks that receive the sums: ``[first output channel, coefficients, results]``.
+        One dict per round: ``round``; ``fetch``, an address ``(channel, y, x)`` of the input buffer for every fetched
+        word, or None where the window leaves the feature map; ``inputs``, these words; ``word_lines`` of the layer's
+        matrix that they drive; ``reads``, each with its ``row_block``, ``row_group``, the ``word_lines`` of that
+        crossbar, the ``columns`` ``[first, end)`` sensed and the ADC ``codes`` by cycle, bit slice and column (of
+        analog sums in one list for all cycles, by sum and column); ``outputs``, the output channels ``[first, end)``
+        that receive the ``sums``; ``extends``, whether the joint module adds them to a partial sum; ``results``, what
+        the output buffer then holds for these channels; ``copies``, for results that are complete and reused: ``[first
+        output channel, first of the copy, channels]``. With coefficients there are no copies, but ``shares``, for all
+        blocks that receive the sums: ``[first output channel, coefficients, results]``.
 
     Raises:
         ValueError: as `run`, or if there is no such position or more than one image.

@@ -10,7 +10,7 @@ weight and an activation. ``D`` and ``A`` are the DACs and ADCs of a crossbar (p
 
 **Latency** is the sum of five parts::
 
-    (1) analog         max(n_reads t_read, n_steps t_convert)
+    (1) analog         max(n_reads t_read, n_steps / z ceil(c / sigma) t_convert)
                        t_read    = 1 / f_DAC + m(S_r / D) t_decoder + t_array
                        t_convert = q / f_ADC + m(S_c / A) t_mux,  q = 1, or 2^b_ADC for a ramp converter
     (2) digital        T (n_rounds d + (n_output_writes - n_copies) / (A M_c))
@@ -20,24 +20,27 @@ weight and an activation. ``D`` and ``A`` are the DACs and ADCs of a crossbar (p
 
 Sample-and-holds let a row group be read while the one before it is converted, so the slower of the two counts (1).
 ``n_reads`` are reads that follow one another, ``n_steps`` these times the columns that share an ADC; ``m`` counts the
-stages of a multiplexer. A round passes ``d`` clocked stages: shift-and-add, the adder tree of ``ceil(log2 M_r)``
-levels, the offset (``pi = 1``), the joint module, its coefficients and the index tables where it uses them; then the
-columns that share an ADC leave one by one (2). Where ``s > 1`` output blocks share the sums of a round (coefficients),
-the ``n_output_reads`` that are stored pass the joint module after the last round, likewise. Every row block has an
-input buffer, every column block an output buffer and a link, which all work at the same time; a bit takes ``t_bit =
-t_access / port + 1 / tile bandwidth`` (3 to 5). A grouped convolution has ``a`` arrays of ``M_r`` row blocks, which
-serve one group or several each; ``a = 1`` for all other layers. Input buffers are taken to be read evenly, and a word
-to be stored in one of them: for epitomes of the channel family that is a little less than they need. ``O`` are the
-output words of the layer, copies included: written once and read once to be sent. Partial sums of rounds have ``b_s = b
-+ b_x + ceil(log2 n)`` bits, ``n = C_in k_h k_w / G`` being the products that an output is the sum of. Where they are
-weighed before they are stored (``s = 1``), a power of two takes three bits more and a free coefficient seven.
+stages of a multiplexer. A column takes ``c = Adc.conversions`` in a row group, ``z sigma`` if each of the ``z`` cycles
+is converted and fewer if reads are added before; the ADCs of its ``sigma`` slices share them. A round passes ``d``
+clocked stages: shift-and-add, the adder tree of ``ceil(log2 M_r)`` levels, the offset (``pi = 1``), the joint module,
+its coefficients and the index tables where it uses them; then the columns that share an ADC leave one by one (2). Where
+``s > 1`` output blocks share the sums of a round (coefficients), the ``n_output_reads`` that are stored pass the joint
+module after the last round, likewise. Every row block has an input buffer, every column block an output buffer and a
+link, which all work at the same time; a bit takes ``t_bit = t_access / port + 1 / tile bandwidth`` (3 to 5). A grouped
+convolution has ``a`` arrays of ``M_r`` row blocks, which serve one group or several each; ``a = 1`` for all other
+layers. Input buffers are taken to be read evenly, and a word to be stored in one of them: for epitomes of the channel
+family that is a little less than they need. ``O`` are the output words of the layer, copies included: written once and
+read once to be sent. Partial sums of rounds have ``b_s = b + b_x + ceil(log2 n)`` bits, ``n = C_in k_h k_w / G`` being
+the products that an output is the sum of. Where they are weighed before they are stored (``s = 1``), a power of two
+takes three bits more and a free coefficient seven.
 
 **Energy**, by component::
 
     (6) crossbar       n_cell_reads P_cell t_array
         DAC            n_dac_conversions P_DAC (1 / f_DAC + t_array)         it holds its word line during the read
         ADC            n_adc_conversions P_ADC q / f_ADC
-        digital        T (n_shift_adds P_shift_add + (n_tree_adds + n_offset_adds) P_adder
+        digital        n_analog_adds E_sum
+                       + T (n_shift_adds P_shift_add + (n_tree_adds + n_offset_adds) P_adder
                        + n_dac_conversions (P_register + P_demux) + n_adc_conversions (P_register + P_mux))
         joint module   T (n_joins P_joint + n_negations P_adder + n_shifts P_shift_add)
         input buffer   b_x (n_input_reads E_read + n_input_writes E_write) / port
@@ -170,6 +173,7 @@ class CostModel:
             "DAC": {"dac_conversions": h.dac.power * drive},
             "ADC": {"adc_conversions": h.adc.power * convert},
             "digital": {
+                "analog_adds": h.adc.sum_energy,
                 "shift_adds": self.T * h.shift_add.power,
                 "tree_adds": self.T * h.adder.power,
                 "offset_adds": self.T * h.adder.power,
@@ -214,7 +218,8 @@ class CostModel:
 
     def _weighted(self, layer: Layer, spec: EpitomeSpec | None, b: int) -> LayerCost:
         h, b_x = self.hardware, self.b_x
-        mapped = map_layer(layer, spec, h.crossbar, bit_slices(b, h.crossbar))
+        slices = bit_slices(b, h.crossbar)
+        mapped = map_layer(layer, spec, h.crossbar, slices)
         n, (_, turns) = layer_events(layer, spec, h, b, b_x), position_events(layer, spec, h)
         table_bits = n.table_bits // layer.positions
         _, _, a, M_r, col_blocks = mapped.packing
@@ -232,12 +237,14 @@ class CostModel:
             "table bits": table_bits,
             "tiles": math.ceil(pairs / (h.tile.groups * h.tile.elements)),
         }
-        n_reads = layer.positions * input_cycles(b_x, h.dac.bits) * turns
+        z = input_cycles(b_x, h.dac.bits)
+        n_reads = layer.positions * z * turns
+        per_adc = math.ceil(h.adc.conversions(z, slices, h.dac.bits, h.crossbar.cell_bits) / slices)
         d = 1 + math.ceil(math.log2(M_r)) + (h.crossbar.polarity == 1)
         d += (n.joins > 0) + (n.negations > 0) + (n.table_bits > 0)
         passes = n.output_writes - n.copies + (shares > 1) * n.output_reads
         time = {
-            "analog": max(n_reads * self.t_read, n.steps * self.t_convert),
+            "analog": max(n_reads * self.t_read, n.steps // z * per_adc * self.t_convert),
             "digital": self.T * (n.rounds * d + passes / lanes),
         }
         counts = n.to_dict() | {"tiles": number["tiles"]}

@@ -15,6 +15,9 @@ What is assumed of the hardware (our reconstruction, after ISAAC and MNSIM):
 - With polarity 2 the currents of the two crossbars of a pair are subtracted before the ADC (analog
   subtraction): a pair shares its DACs and takes one conversion per column. Bit slices and column blocks have
   DACs of their own.
+- An ADC converts every read, and the codes are shifted and added digitally. If ``adc.accumulate`` says so, reads are
+  added before, by analog circuits behind every column: those that are worth the same power of two, or all cycles and
+  slices, weighed by what they are worth. A sum is one of the reads of one row group; slices share its conversion.
 - With polarity 1 the weights are stored with an offset. The inputs of a round are added up digitally as they
   are fetched, and this sum times the offset is subtracted from every column sum.
 - With round coefficients the joint module weighs a column sum before it adds it. A sign negates or not; a power of
@@ -61,7 +64,8 @@ class Events:
     """Cells that hold a part of a weight and conduct in these reads: on a driven word line and a sensed
     column."""
     adc_conversions: int = 0
-    """ADC conversions: one per cycle, row group, bit slice and sensed column."""
+    """ADC conversions: one per cycle, row group, bit slice and sensed column; with analog sums one per sum, that is
+    `epimlib.pim.hardware.Adc.conversions` per row group and sensed column."""
     shift_adds: int = 0
     """Additions of a shifted conversion result to the register of its column: one per conversion."""
     tree_adds: int = 0
@@ -83,6 +87,8 @@ class Events:
     """Column sums that the joint module weighs by a coefficient's sign, for every output block that shares them."""
     shifts: int = 0
     """Shifts of a column sum by a coefficient: one for a power of two, seven for a free coefficient."""
+    analog_adds: int = 0
+    """Additions of a read to an analog sum: one per cycle, row group, bit slice and sensed column."""
 
     def __add__(self, other: "Events") -> "Events":
         if not isinstance(other, Events):
@@ -98,8 +104,8 @@ class Events:
     __rmul__ = __mul__
 
     def to_dict(self) -> dict[str, int]:
-        """Return the counts by name; those of round coefficients only where there are some."""
-        return {name: count for name, count in vars(self).items() if count or name not in ("negations", "shifts")}
+        """Return the counts by name; those of round coefficients and analog sums only where there are some."""
+        return {name: count for name, count in vars(self).items() if count or name not in _OPTIONAL}
 
     def __str__(self) -> str:
         counts = self.to_dict()
@@ -109,6 +115,9 @@ class Events:
     def _repr_html_(self) -> str:
         rows = "".join(f"<tr><th>{name}</th><td>{count:,}</td></tr>" for name, count in self.to_dict().items())
         return f"<table><thead><tr><th>event</th><th>count</th></tr></thead><tbody>{rows}</tbody></table>"
+
+
+_OPTIONAL = ("negations", "shifts", "analog_adds")
 
 
 def layer_events(
@@ -135,8 +144,10 @@ def layer_events(
     """
     one, _ = position_events(layer, spec, hardware)
     cycles, positions = input_cycles(activation_bits, hardware.dac.bits, signed), layer.positions
-    analog = positions * cycles * bit_slices(bits, hardware.crossbar)
-    both = analog * hardware.crossbar.polarity
+    crossbar, adc, slices = hardware.crossbar, hardware.adc, bit_slices(bits, hardware.crossbar)
+    analog = positions * cycles * slices
+    converted = positions * adc.conversions(cycles, slices, hardware.dac.bits, crossbar.cell_bits, signed)
+    both = analog * crossbar.polarity
     return Events(
         rounds=positions * one.rounds,
         steps=positions * cycles * one.steps,
@@ -146,8 +157,8 @@ def layer_events(
         dac_conversions=analog * one.dac_conversions,
         crossbar_reads=both * one.crossbar_reads,
         cell_reads=both * one.cell_reads,
-        adc_conversions=analog * one.adc_conversions,
-        shift_adds=analog * one.shift_adds,
+        adc_conversions=converted * one.adc_conversions,
+        shift_adds=converted * one.shift_adds,
         tree_adds=positions * one.tree_adds,
         offset_adds=positions * one.offset_adds,
         joins=positions * one.joins,
@@ -157,6 +168,7 @@ def layer_events(
         table_bits=positions * one.table_bits,
         negations=positions * one.negations,
         shifts=positions * one.shifts,
+        analog_adds=analog * one.adc_conversions * (adc.accumulate != "read"),
     )
 
 

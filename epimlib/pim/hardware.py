@@ -117,6 +117,11 @@ class Adc:
     """ADCs of one crossbar (pair); with fewer than columns, they take turns."""
     kind: str
     """A conversion of ``"sar"`` takes one period of the rate, one of ``"ramp"`` ``2^bits``."""
+    accumulate: str
+    """What is converted: ``"read"`` every read, whose codes are added digitally; ``"power"`` an analog sum of the reads
+    that are worth the same power of two; ``"output"`` one analog sum of all cycles and bit slices."""
+    sum_energy: float = _si("J", zero=True)
+    """Of one analog addition of a read to such a sum."""
     power: float = _si("W")
     rate: float = _si("Hz")
     """Samples per second."""
@@ -124,6 +129,29 @@ class Adc:
 
     def __post_init__(self) -> None:
         one_of("adc.kind", self.kind, ["sar", "ramp"])
+        one_of("adc.accumulate", self.accumulate, ["read", "power", "output"])
+
+    def conversions(self, cycles: int, slices: int, dac_bits: int, cell_bits: int, signed: bool = False) -> int:
+        """Return the conversions of a column in one row group, over all input cycles and bit slices of one position.
+
+        A read of cycle ``t`` and slice ``k`` is worth ``2^(t dac_bits + k cell_bits)``. With ``"power"`` a conversion
+        serves all reads of one exponent. Those of a sign's cycle, the last, count negative and have sums of their own::
+
+            8 cycles, 8 slices, one bit each         "read" 8 * 8    "power" exponents 0 to 14: 15    "output" 1
+
+        Args:
+            cycles: of an input, that of its sign included.
+            slices: of a weight.
+            dac_bits: input bits of a cycle.
+            cell_bits: weight bits of a slice.
+            signed: whether the last cycle is a sign's.
+        """
+        if self.accumulate == "read":
+            return cycles * slices
+        if self.accumulate == "output":
+            return 1
+        exponents = {t * dac_bits + k * cell_bits for t in range(cycles - signed) for k in range(slices)}
+        return len(exponents) + signed * slices
 
 
 @dataclass(frozen=True)

@@ -62,12 +62,17 @@ def layer_costs(
             reads is finished.
 
     Raises:
-        ValueError: if the simulator has no rule for a layer or an epitome, or the grid has too few tiles.
+        ValueError: if the simulator has no rule for a layer or an epitome, not every read is converted, or the grid has
+            too few tiles.
     """
     if design:
         raise ValueError(
             f"rules 'mnsim' evaluate dense networks only, got a design with {len(design)} epitomes; "
             "choose rules 'events'"
+        )
+    if hardware.adc.accumulate != "read":
+        raise ValueError(
+            f"rules 'mnsim' convert every read, got adc.accumulate {hardware.adc.accumulate!r}; choose rules 'events'"
         )
     chip = _Chip(hardware, activation_bits)
     placed = _place(workload, hardware, bits)
