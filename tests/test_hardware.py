@@ -93,6 +93,16 @@ def test_integers_of_numpy_become_plain_data():
     assert json.loads(json.dumps(changed.to_dict()))["crossbar"]["rows"]["value"] == 128
 
 
+def test_a_description_from_before_analog_sums_converts_every_read():
+    data = Hardware.preset("default").to_dict()
+    del data["adc"]["accumulate"], data["adc"]["sum_energy"]
+    hardware = Hardware.from_dict(data)
+    assert (hardware.adc.accumulate, hardware.adc.sum_energy) == ("read", 0.0)
+    changed = hardware.replace({"adc.accumulate": "output", "adc.sum_energy": 1e-15})
+    assert (changed.adc.accumulate, changed.adc.sum_energy) == ("output", 1e-15)
+    assert Hardware.from_dict(changed.to_dict()) == changed
+
+
 def test_replace_takes_si_numbers_and_units():
     h = Hardware.preset("default")
     changed = h.replace({"crossbar.rows": 128, "adc.rate": 1e9, "adc.power": "1.5 mW", "reuse": False})

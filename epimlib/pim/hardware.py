@@ -21,7 +21,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from epimlib._checks import instance, is_file, keys, load, nearest, one_of, parse_yaml, positive, write_yaml
+from epimlib._checks import fields_of, instance, is_file, keys, load, nearest, one_of, parse_yaml, positive, write_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,9 +48,9 @@ _UNITS = {
 }
 
 
-def _si(unit: str, zero: bool = False) -> Any:
+def _si(unit: str, zero: bool = False, default: Any = dataclasses.MISSING) -> Any:
     """Return a field that holds a quantity of this SI unit; ``zero`` says whether it may be zero."""
-    return dataclasses.field(metadata={"unit": unit, "zero": zero})
+    return dataclasses.field(default=default, metadata={"unit": unit, "zero": zero})
 
 
 @dataclass(frozen=True)
@@ -117,15 +117,15 @@ class Adc:
     """ADCs of one crossbar (pair); with fewer than columns, they take turns."""
     kind: str
     """A conversion of ``"sar"`` takes one period of the rate, one of ``"ramp"`` ``2^bits``."""
-    accumulate: str
-    """What is converted: ``"read"`` every read, whose codes are added digitally; ``"power"`` an analog sum of the reads
-    that are worth the same power of two; ``"output"`` one analog sum of all cycles and bit slices."""
-    sum_energy: float = _si("J", zero=True)
-    """Of one analog addition of a read to such a sum."""
     power: float = _si("W")
     rate: float = _si("Hz")
     """Samples per second."""
     area: float = _si("m2")
+    accumulate: str = "read"
+    """What is converted: ``"read"`` every read, whose codes are added digitally; ``"power"`` an analog sum of the reads
+    that are worth the same power of two; ``"output"`` one analog sum of all cycles and bit slices."""
+    sum_energy: float = _si("J", zero=True, default=0.0)
+    """Of one analog addition of a read to such a sum."""
 
     def __post_init__(self) -> None:
         one_of("adc.kind", self.kind, ["sar", "ramp"])
@@ -364,7 +364,7 @@ class Hardware:
             raise ValueError(f"sources must be a mapping from a short name to a text, got {data['sources']!r}")
         entries = {"reuse": data["reuse"]}
         for section, cls_ in _SECTIONS.items():
-            fields = keys(section, data[section], cls_.__dataclass_fields__)
+            fields = fields_of(section, data[section], cls_)
             entries |= {f"{section}.{field}": entry for field, entry in fields.items()}
         constants = [_constant(name, entry, data["sources"]) for name, entry in entries.items()]
         return cls._build(data["name"], data["rules"], constants)
@@ -376,7 +376,9 @@ class Hardware:
         values = {c.name: _value(c) for c in constants}
         one_of("rules", rules, ["events", "mnsim"])
         sections = {
-            section: cls_(**{field: values[f"{section}.{field}"] for field in cls_.__dataclass_fields__})
+            section: cls_(
+                **{f: values[f"{section}.{f}"] for f in cls_.__dataclass_fields__ if f"{section}.{f}" in values}
+            )
             for section, cls_ in _SECTIONS.items()
         }
         return cls(name, rules, values["reuse"], **sections, provenance=tuple(constants))
@@ -391,9 +393,9 @@ class Hardware:
         changes = dict(changes)
         rules = changes.pop("rules", self.rules)
         for name, value in changes.items():
-            if name not in constants:
-                raise ValueError(f"unknown hardware value {name!r}; {nearest(name, [*constants, 'rules'])}")
-            note = f"{constants[name].value} in {self.name}"
+            if name not in _FIELDS:
+                raise ValueError(f"unknown hardware value {name!r}; {nearest(name, [*_FIELDS, 'rules'])}")
+            note = f"{constants[name].value if name in constants else 'not given'} in {self.name}"
             value = _with_unit(value, _FIELDS[name].metadata.get("unit"))
             constants[name] = Constant(name, value, "assumed", "changed by the user", note)
         return self._build(self.name, rules, list(constants.values()))
