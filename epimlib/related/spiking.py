@@ -18,7 +18,7 @@ from epimlib.epitome.plan import EpitomeSpec
 from epimlib.epitome.workload import Layer, Workload, check_workload
 from epimlib.pim.cost import CostModel
 from epimlib.pim.events import Events, layer_events, position_events
-from epimlib.pim.hardware import Crossbar, Hardware
+from epimlib.pim.hardware import Crossbar, Hardware, check_hardware
 from epimlib.pim.mapping import bit_slices, layer_bits, map_layer
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def spiking_cost(
     positive("steps", steps)
     if spikes is not None:
         same_layers("spikes", spikes, [layer.name for layer in workload.weighted], repr(workload.name))
-    if hardware.rules != "events":
+    if check_hardware(hardware).rules != "events":
         raise ValueError(f"rules of the hardware must be 'events', got {hardware.rules!r}")
     model, found = CostModel(hardware, 1), []
     for layer in workload.weighted:
