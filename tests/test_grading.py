@@ -86,6 +86,11 @@ WRONG: dict[str, list[tuple[str, str, set[int]]]] = {
         ("range(2, 9)", "range(3, 9)", {1}),
         ("cost(bits) < cost(bits + 1)", "cost(bits) <= cost(bits + 1)", {1, 2, 3}),
     ],
+    "ex-26-4": [
+        ("density * (weights", "(weights", {1, 2, 3}),  # of a uniform weight
+        ("2**bits / 2", "2 * bits / 2", {3}),  # as many levels as two bits have, twice
+        ("(weights - quantized) ** 2", "abs(weights - quantized)", {1, 2, 3}),  # the mean error instead of its square
+    ],
     "ex-24-4": [
         ("t * dac + k * cell", "t + k", {2, 3}),  # steps of one bit
         ("len({t * dac + k * cell for t in range(z) for k in range(slices)})", "z * slices", {1, 2}),  # every read

@@ -394,6 +394,17 @@ def test_an_epitomized_model_is_not_traced_as_something_else():
         trace(model, (24, 8, 8))
 
 
+def test_a_spiking_network_is_not_traced():
+    snntorch = pytest.importorskip("snntorch")
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), snntorch.Leaky(beta=0.9, init_hidden=True))
+    with pytest.raises(
+        ValueError, match=r"^layer '1' is a spiking neuron; trace the model that has nn.ReLU in its place$"
+    ):
+        trace(model, (3, 8, 8))
+    model[1] = nn.ReLU()
+    assert trace(model, (3, 8, 8))["0"].out_channels == 4
+
+
 def test_wrong_arguments_of_trace():
     with pytest.raises(TypeError, match="model must be a torch.nn.Module, got 'resnet50'"):
         trace("resnet50")

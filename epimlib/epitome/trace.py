@@ -29,15 +29,17 @@ def trace(model: torch.nn.Module, input_size: tuple[int, int, int] | None = None
 
     Raises:
         TypeError: if the model is no torch module.
-        ValueError: if ``input_size`` is None and cannot be known; if the model has epitome layers, cannot be
-            exported at this size, joins feature maps in a way unknown here, or has a layer with a weight of a kind that
-            `KINDS` lacks (a transposed or 1D convolution, a recurrent layer).
+        ValueError: if ``input_size`` is None and cannot be known; if the model has epitome layers or spiking
+            neurons (of snntorch), cannot be exported at this size, joins feature maps in a way unknown here, or has a
+            layer with a weight of a kind that `KINDS` lacks (a transposed or 1D convolution, a recurrent layer).
     """
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
     for path, module in model.named_modules():
         if hasattr(module, "epitome"):  # its weight is sampled, in part: the graph does not show the layer's shape
             raise ValueError(f"layer {path!r} is an epitome; trace the dense model, and say with a design what is not")
+        if any(kind.__module__.startswith("snntorch.") for kind in type(module).__mro__):  # its charge outlives a call
+            raise ValueError(f"layer {path!r} is a spiking neuron; trace the model that has nn.ReLU in its place")
     declared = getattr(model, "pretrained_cfg", None) or {}
     name = declared.get("architecture") or type(model).__name__.lower() if name is None else name
     if input_size is None:
