@@ -86,6 +86,11 @@ WRONG: dict[str, list[tuple[str, str, set[int]]]] = {
         ("range(2, 9)", "range(3, 9)", {1}),
         ("cost(bits) < cost(bits + 1)", "cost(bits) <= cost(bits + 1)", {1, 2, 3}),
     ],
+    "ex-25-4": [
+        ("axis=0, ", "", {1, 2, 3}),  # entropy of single neurons' states, not of rows
+        ("np.log2", "np.log", {2, 3}),  # another unit
+        ("np.shape(states)[1]", "2", {3}),  # always two neurons
+    ],
     "ex-26-4": [
         ("density * (weights", "(weights", {1, 2, 3}),  # of a uniform weight
         ("2**bits / 2", "2 * bits / 2", {3}),  # as many levels as two bits have, twice

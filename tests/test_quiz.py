@@ -297,7 +297,7 @@ class TestAgainstTheLibrary:
         assert (reused.joins, reused.output_writes) == (right("08", 1), right("08", 2))
         signs = EpitomeSpec(32, 8, 3, epitome=(16, 2, 4, 4), wrap="full", coefficients="sign")
         layer = Layer("x", "conv", 8, 32, (3, 3), in_size=(7, 7), out_size=(5, 5))
-        assert layer_events(layer, signs, hardware, bits=9, activation_bits=9).negations == right("24", 2)
+        assert layer_events(layer, signs, hardware, bits=9, activation_bits=9).negations == right("27", 2)
 
     def test_two_layers_by_trying_all_designs(self):
         candidates, price, budget = [((6, 1), (3, 4)), ((9, 2), (5, 3))], 0.8, 12
