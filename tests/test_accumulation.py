@@ -19,6 +19,7 @@ from tests.test_datapath import (
     convolution,
     feature_map,
     hardware,
+    inputs_by_hand,
     logical,
     network,
     program_of,
@@ -109,13 +110,7 @@ def sums_by_hand(case, accumulate, bits, rule):
     for outputs, reads, factors in reads_by_hand(case):
         for p, q in np.ndindex(*layer.out_size):
             for rows in reads.values():
-                x = []
-                for channel, u, v, _ in rows:
-                    y = p * layer.stride[0] - layer.padding[0] + u * layer.dilation[0]
-                    z = q * layer.stride[1] - layer.padding[1] + v * layer.dilation[1]
-                    inside = 0 <= y < layer.in_size[0] and 0 <= z < layer.in_size[1]
-                    x.append(int(images[0, channel, y, z]) if inside else 0)
-                x, w = np.array(x), np.array([row[3] for row in rows])
+                x, w = inputs_by_hand(layer, images, rows, p, q), np.array([row[3] for row in rows])
                 amounts, numbers = {}, {}
                 for shift, width, worth in cycles:
                     drive = (x % 2**activation_bits) // 2**shift % 2**width

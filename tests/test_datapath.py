@@ -203,6 +203,17 @@ def reads_by_hand(case):
         yield patch.out, reads, coefficients[list(patch.out), block % plan.spec.grid[1]]
 
 
+def inputs_by_hand(layer, images, rows, p, q):
+    """The inputs of one image that word lines get at one output position."""
+    x = []
+    for channel, u, v, _ in rows:
+        y = p * layer.stride[0] - layer.padding[0] + u * layer.dilation[0]
+        z = q * layer.stride[1] - layer.padding[1] + v * layer.dilation[1]
+        inside = 0 <= y < layer.in_size[0] and 0 <= z < layer.in_size[1]
+        x.append(int(images[0, channel, y, z]) if inside else 0)
+    return np.array(x)
+
+
 def datapath_by_hand(case, step, codes):
     """The output for one image and all positions, read by read, cycle by cycle, bit slice by bit slice."""
     layer, _, _, images, machine, bits, activation_bits, signed = case
@@ -219,13 +230,7 @@ def datapath_by_hand(case, step, codes):
     for outputs, reads, factors in reads_by_hand(case):
         for p, q in np.ndindex(*layer.out_size):
             for rows in reads.values():
-                x = []
-                for channel, u, v, _ in rows:
-                    y = p * layer.stride[0] - layer.padding[0] + u * layer.dilation[0]
-                    z = q * layer.stride[1] - layer.padding[1] + v * layer.dilation[1]
-                    inside = 0 <= y < layer.in_size[0] and 0 <= z < layer.in_size[1]
-                    x.append(int(images[0, channel, y, z]) if inside else 0)
-                x, w = np.array(x), np.array([row[3] for row in rows])
+                x, w = inputs_by_hand(layer, images, rows, p, q), np.array([row[3] for row in rows])
                 for shift, width, worth in cycles:
                     drive = (x % 2**activation_bits) // 2**shift % 2**width
                     for first in range(0, stored, cell):

@@ -105,9 +105,9 @@ def spiking_cost(
         same_layers("spikes", spikes, [layer.name for layer in workload.weighted], repr(workload.name))
     if check_hardware(hardware).rules != "events":
         raise ValueError(f"rules of the hardware must be 'events', got {hardware.rules!r}")
-    model, found = CostModel(hardware, 1), []
+    model, widths, found = CostModel(hardware, 1), layer_bits(workload, bits), []
     for layer in workload.weighted:
-        width, spec = layer_bits(workload, bits)[layer.name], design.get(layer.name)
+        width, spec = widths[layer.name], design.get(layer.name)
         keeps = "there are no neurons for it" if neuron is None else why_adc(layer, spec, hardware.crossbar, width)
         events, neurons = layer_events(layer, spec, hardware, width, 1), 0
         reads = layer.positions * position_events(layer, spec, hardware)[1] * model.t_read

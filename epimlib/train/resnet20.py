@@ -9,10 +9,12 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from epimlib._checks import keys, positive
+from epimlib._checks import positive
 from epimlib._torchvision import ensure_torchvision
 
 ensure_torchvision()
+
+from epimlib.train.resnet9 import check_options  # noqa: E402
 
 from timm.layers import ConvNormAct, SelectAdaptivePool2d  # noqa: E402
 from timm.models import register_model  # noqa: E402
@@ -62,8 +64,5 @@ def resnet20(
         TypeError, ValueError: if ``pretrained``, since there are no such weights, an option is unknown, or the width is
             no positive whole number.
     """
-    of_timm = ["pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"]  # it always passes these
-    keys("the options of resnet20", options, [], [*of_timm, "num_classes", "in_chans", "width"])
-    if pretrained:
-        raise ValueError("pretrained must be False: resnet20 has no trained weights to load")
+    check_options("resnet20", pretrained, options)
     return ResNet20(num_classes, in_chans, positive("width", width))

@@ -4,6 +4,8 @@ Eight 3x3 convolutions and a classifier, by D. Page ("How to train your ResNet",
 and registered with timm: ``timm.create_model("resnet9", width=16)``.
 """
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from epimlib._checks import keys, positive
@@ -51,6 +53,14 @@ class ResNet9(nn.Module):
         return self.head(self.pool(x))
 
 
+def check_options(name: str, pretrained: bool, options: Mapping[str, None]) -> None:
+    """Raise ``ValueError`` if trained weights of one of our networks are wanted, or an option is none of its own."""
+    of_timm = ["pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"]  # it always passes these
+    keys(f"the options of {name}", options, [], [*of_timm, "num_classes", "in_chans", "width"])
+    if pretrained:
+        raise ValueError(f"pretrained must be False: {name} has no trained weights to load")
+
+
 @register_model
 def resnet9(
     pretrained: bool = False, num_classes: int = 10, in_chans: int = 3, width: int = 16, **options: None
@@ -61,8 +71,5 @@ def resnet9(
         TypeError, ValueError: if ``pretrained``, since there are no such weights, an option is unknown, or the width is
             no positive whole number.
     """
-    of_timm = ["pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"]  # it always passes these
-    keys("the options of resnet9", options, [], [*of_timm, "num_classes", "in_chans", "width"])
-    if pretrained:
-        raise ValueError("pretrained must be False: resnet9 has no trained weights to load")
+    check_options("resnet9", pretrained, options)
     return ResNet9(num_classes, in_chans, positive("width", width))
